@@ -1,0 +1,1 @@
+"""Who decides: schedulers, one module per policy."""

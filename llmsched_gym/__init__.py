@@ -1,0 +1,1 @@
+"""LLMSched Gym: scheduling compound LLM jobs on a simulated GPU cluster."""

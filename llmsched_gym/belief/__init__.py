@@ -1,0 +1,1 @@
+"""What is known of unfinished jobs: Bayesian networks over their stages."""

@@ -1,0 +1,1 @@
+"""What runs it: LLM engines and regular executors, simulated exactly."""

@@ -1,0 +1,21 @@
+"""One decorator for all compiled functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Compile with numba: without the GIL, kept on disk if any cache directory is writable.
+
+    A read-only installation without a cache directory compiles anew in each process.
+    """
+    try:
+        return numba.njit(cache=True, nogil=True)(function)  # type: ignore[return-value]
+    except RuntimeError:  # numba: "cannot cache function: no locator available"
+        return numba.njit(nogil=True)(function)  # type: ignore[return-value]

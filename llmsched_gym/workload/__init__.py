@@ -1,0 +1,1 @@
+"""What arrives: jobs, applications, traces, arrival processes."""

@@ -1,0 +1,163 @@
+"""JobBank: many jobs packed in flat arrays, from which an episode is drawn by index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage, Task
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class JobBank:
+    """J jobs with S stages and T tasks in all, packed in compressed rows.
+
+    The stages of a job are stored in topological order, so parents precede children; stage
+    numbers inside a job (``parents``, ``revealed_by``) are counted from the job's first stage.
+
+    Attributes
+    ----------
+    applications : the A application names, sorted.
+    stage_names : the N canonical stage names (``name#occurrence``), sorted.
+    job_ids : J names, for reports.
+    job_application : int64 [J], index into ``applications``.
+    job_stages : int64 [J + 1]; job j owns stages ``job_stages[j]:job_stages[j + 1]``.
+    stage_name : int64 [S], index into ``stage_names``.
+    stage_kind : int64 [S], 0 LLM, 1 regular.
+    stage_revealed_by : int64 [S], stage number inside the job, -1 if known at arrival.
+    stage_parents : int64 [S + 1]; stage s owns ``parents[stage_parents[s]:stage_parents[s + 1]]``.
+    parents : int64 [P], stage numbers inside the job.
+    stage_tasks : int64 [S + 1]; stage s owns tasks ``stage_tasks[s]:stage_tasks[s + 1]``.
+    prompt_tokens, output_tokens : int64 [T], 0 for regular tasks.
+    duration_s : float64 [T], seconds, 0 for LLM tasks.
+    output_limit : int64 [A], the largest number of output tokens of any task of the application:
+        its ``max_tokens``, which a cluster may know before the task has run.
+    """
+
+    applications: tuple[str, ...]
+    stage_names: tuple[str, ...]
+    job_ids: tuple[str, ...]
+    job_application: IntArray
+    job_stages: IntArray
+    stage_name: IntArray
+    stage_kind: IntArray
+    stage_revealed_by: IntArray
+    stage_parents: IntArray
+    parents: IntArray
+    stage_tasks: IntArray
+    prompt_tokens: IntArray
+    output_tokens: IntArray
+    duration_s: NDArray[np.float64]
+    output_limit: IntArray
+
+    @classmethod
+    def from_jobs(cls, jobs: Iterable[Job]) -> JobBank:
+        """Pack jobs, in the order given.
+
+        Raises
+        ------
+        ValueError
+            if there is no job.
+        """
+        jobs = tuple(jobs)
+        if not jobs:
+            raise ValueError("jobs: a bank needs at least one job")
+        applications = tuple(sorted({job.application for job in jobs}))
+        names = [job.canonical_names() for job in jobs]
+        stage_names = tuple(sorted({name for job_names in names for name in job_names}))
+        name_index = {name: index for index, name in enumerate(stage_names)}
+        application_index = {name: index for index, name in enumerate(applications)}
+
+        stages: list[Stage] = []
+        stage_name: list[int] = []
+        revealed_by: list[int] = []
+        parents: list[list[int]] = []
+        for job, job_names in zip(jobs, names, strict=True):
+            order = job.topological_order()
+            position = {index: number for number, index in enumerate(order)}
+            for index in order:
+                stage = job.stages[index]
+                stages.append(stage)
+                stage_name.append(name_index[job_names[index]])
+                parents.append(sorted(position[parent] for parent in stage.parents))
+                revealed_by.append(-1 if stage.revealed_by is None else position[stage.revealed_by])
+        tasks = [task for stage in stages for task in stage.tasks]
+        output = [task.output_tokens if isinstance(task, LLMTask) else 0 for task in tasks]
+        limit = np.ones(len(applications), np.int64)
+        for job in jobs:
+            longest = max(
+                (t.output_tokens for t in job.tasks() if isinstance(t, LLMTask)), default=1
+            )
+            row = application_index[job.application]
+            limit[row] = max(limit[row], longest)
+        return cls(
+            applications=applications,
+            stage_names=stage_names,
+            job_ids=tuple(job.job_id for job in jobs),
+            job_application=_ints(application_index[job.application] for job in jobs),
+            job_stages=_starts(len(job.stages) for job in jobs),
+            stage_name=_ints(stage_name),
+            stage_kind=_ints(int(stage.kind) for stage in stages),
+            stage_revealed_by=_ints(revealed_by),
+            stage_parents=_starts(len(row) for row in parents),
+            parents=_ints(parent for row in parents for parent in row),
+            stage_tasks=_starts(len(stage.tasks) for stage in stages),
+            prompt_tokens=_ints(t.prompt_tokens if isinstance(t, LLMTask) else 0 for t in tasks),
+            output_tokens=_ints(output),
+            duration_s=np.array(
+                [task.duration_s if isinstance(task, RegularTask) else 0.0 for task in tasks]
+            ),
+            output_limit=limit,
+        )
+
+    def __len__(self) -> int:
+        return len(self.job_ids)
+
+    def job(self, index: int) -> Job:
+        """Job ``index`` as an object, its stages in topological order."""
+        first, last = int(self.job_stages[index]), int(self.job_stages[index + 1])
+        return Job(
+            application=self.applications[self.job_application[index]],
+            job_id=self.job_ids[index],
+            stages=tuple(self._stage(stage) for stage in range(first, last)),
+        )
+
+    def jobs(self) -> list[Job]:
+        """All jobs as objects."""
+        return [self.job(index) for index in range(len(self))]
+
+    def select(self, indices: Sequence[int]) -> JobBank:
+        """A bank of the given jobs, in that order."""
+        return JobBank.from_jobs(self.job(index) for index in indices)
+
+    def _stage(self, stage: int) -> Stage:
+        kind = Kind(int(self.stage_kind[stage]))
+        revealed_by = int(self.stage_revealed_by[stage])
+        tasks: list[Task] = []
+        for task in range(self.stage_tasks[stage], self.stage_tasks[stage + 1]):
+            if kind == Kind.LLM:
+                tasks.append(LLMTask(int(self.prompt_tokens[task]), int(self.output_tokens[task])))
+            else:
+                tasks.append(RegularTask(float(self.duration_s[task])))
+        first, last = self.stage_parents[stage], self.stage_parents[stage + 1]
+        return Stage(
+            name=self.stage_names[self.stage_name[stage]].rpartition("#")[0],
+            kind=kind,
+            parents=tuple(int(parent) for parent in self.parents[first:last]),
+            tasks=tuple(tasks),
+            revealed_by=None if revealed_by < 0 else revealed_by,
+        )
+
+
+def _ints(values: Iterable[int]) -> IntArray:
+    return np.fromiter(values, np.int64)
+
+
+def _starts(counts: Iterable[int]) -> IntArray:
+    return np.fromiter(accumulate(counts, initial=0), np.int64)
