@@ -7,10 +7,22 @@ exactly, in this simulator, in any other and on every machine.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from llmsched_gym.workload.bank import JobBank
+from llmsched_gym.workload.job import Kind
+
+if TYPE_CHECKING:
+    from llmsched_gym.cluster.latency import Cluster
 
 TICKS_PER_SECOND = 10**12
+NEVER = np.iinfo(np.int64).max  # the tick of an event that is not due
+LAST_ARRIVAL_S = 4.0e6  # later times would come near the largest tick, 9.2e6 s
+LONGEST_TASK_S = 4.0e6
+NO_LIMIT = int(4.5e6) * TICKS_PER_SECOND
 
 Table = NDArray[np.void]
 IntArray = NDArray[np.int64]
@@ -18,14 +30,18 @@ IntArray = NDArray[np.int64]
 CLOCK = np.dtype(
     [
         ("now", np.int64),  # ticks
+        ("limit", np.int64),  # ticks: the episode is truncated rather than pass it
         ("num_jobs", np.int64),  # of the whole episode
         ("arrived", np.int64),  # jobs that have arrived (jobs are numbered in order of arrival)
         ("finished", np.int64),  # jobs that have completed
         ("active", np.int64),  # length of the list `active`: arrived - finished
         ("ready", np.int64),  # length of the list `ready`
+        ("ready_regular", np.int64),  # regular stages in it
         ("changed", np.int64),  # length of the list `changed`
         ("regular_free", np.int64),  # idle regular executors
+        ("next_regular", np.int64),  # ticks: the earliest end on a regular executor, or NEVER
         ("llm_running", np.int64),  # LLM tasks dispatched and not completed
+        ("largest_need", np.int64),  # tokens: the largest KV reservation of any task
         ("dispatched", np.int64),  # tasks dispatched so far
         ("job_seconds", np.float64),  # time integral of the number of jobs in the system, s
     ]
@@ -79,4 +95,291 @@ TASK = np.dtype(
     ]
 )
 
+ENGINE = np.dtype(
+    [
+        ("running", np.int64),  # sequences on it: decoding, prefilling and joining
+        ("decoding", np.int64),
+        ("prefilling", np.int64),  # above 0 while a prefill is in flight
+        ("reserved", np.int64),  # KV tokens: prompts and output limits of all sequences on it
+        ("since", np.int64),  # ticks: when this prefill or run of decode iterations began
+        ("event", np.int64),  # ticks: when it ends, or NEVER on an idle engine
+        ("iteration", np.int64),  # decode iterations done before `since`
+        ("iterations", np.int64),  # decode iterations of this run
+        ("kv", np.int64),  # tokens held by the decoding sequences at `since`
+        ("prefill_tokens", np.int64),  # prompts of the prefilling sequences
+        ("joining_tokens", np.int64),  # prompts of the sequences that wait for the next boundary
+    ]
+)
+
+SEQUENCE = np.dtype(
+    [
+        ("task", np.int64),
+        ("last_iteration", np.int64),  # `iteration` of its engine when it completes, once decoding
+    ]
+)
+
+EXECUTOR = np.dtype(
+    [
+        ("task", np.int64),  # -1 if idle
+        ("end", np.int64),  # ticks, NEVER if idle
+    ]
+)
+
+LATENCY = np.dtype(
+    [
+        ("a", np.int64),  # ticks per decode iteration
+        ("c", np.int64),  # ticks per decode iteration and sequence
+        ("d", np.int64),  # ticks per decode iteration and token held
+        ("p0", np.float64),  # ticks, the shortest prefill
+        ("e", np.float64),  # ticks per prefill
+        ("f", np.float64),  # ticks per prompt token
+        ("g", np.float64),  # ticks per prompt token squared
+        ("kv_capacity", np.int64),  # tokens per engine
+    ]
+)
+
 NO_CHANGE, PROGRESS, EVIDENCE = 0, 1, 2
+
+
+class ClusterState(NamedTuple):
+    """An episode on a cluster of E engines with B slots and R regular executors.
+
+    It has J jobs in order of arrival, S stages in all (those of a job follow each other in
+    topological order) and T tasks. Row s of a compressed pair ``(x_of, x)`` is
+    ``x[x_of[s]:x_of[s + 1]]``. All arrays are plain, so a state can be pickled.
+
+    Attributes
+    ----------
+    clock : CLOCK [1].
+    jobs : JOB [J].
+    stages : STAGE [S].
+    tasks : TASK [T].
+    parents_of, parents : stages that must complete before stage s.
+    children_of, children : stages that wait for stage s.
+    reveals_of, reveals : stages that the completion of stage s reveals.
+    ready : int64 [S], the first ``clock.ready`` entries are the stages with parents complete and a
+        waiting task, in no particular order.
+    active : int64 [J], the first ``clock.active`` entries are the jobs in the system, in order of
+        arrival.
+    changed : int64 [J], the first ``clock.changed`` entries are the jobs whose flag ``changed`` is
+        set, in the order in which it was.
+    engines : ENGINE [E].
+    sequences : SEQUENCE [E, B]; of each engine first the decoding ones, the last to complete
+        first, then the prefilling and the joining ones in the order of their dispatch.
+    executors : EXECUTOR [R].
+    latency : LATENCY [1].
+    """
+
+    clock: Table
+    jobs: Table
+    stages: Table
+    tasks: Table
+    parents_of: IntArray
+    parents: IntArray
+    children_of: IntArray
+    children: IntArray
+    reveals_of: IntArray
+    reveals: IntArray
+    ready: IntArray
+    active: IntArray
+    changed: IntArray
+    engines: Table
+    sequences: Table
+    executors: Table
+    latency: Table
+
+
+class TaskTooLarge(ValueError):
+    """A task that no engine of the cluster could ever take, or that would outlast the clock."""
+
+
+def check_fits(bank: JobBank, cluster: Cluster) -> None:
+    """Check once that every task of a bank can run on a cluster.
+
+    Raises
+    ------
+    TaskTooLarge
+        if the prompt of a task and the output limit of its application exceed the KV capacity of
+        an engine, or a task may take longer than ``LONGEST_TASK_S``. The message names the
+        application.
+    """
+    application = np.repeat(bank.job_application, np.diff(bank.job_stages))
+    application = np.repeat(application, np.diff(bank.stage_tasks))
+    is_llm = bank.prompt_tokens > 0
+    need = np.where(is_llm, bank.prompt_tokens + bank.output_limit[application], 0)
+    worst = int(need.argmax())
+    if need[worst] > cluster.latency.kv_capacity_tokens:
+        raise TaskTooLarge(
+            f"application {bank.applications[application[worst]]}: a prompt of "
+            f"{bank.prompt_tokens[worst]} tokens and up to {need[worst] - bank.prompt_tokens[worst]} "
+            f"output tokens exceed the KV capacity of cluster {cluster.name}, "
+            f"{cluster.latency.kv_capacity_tokens} tokens"
+        )
+    slowest = cluster.latency.decode_ticks(cluster.max_batch, cluster.latency.kv_capacity_tokens)
+    seconds = bank.output_tokens * (float(slowest) / TICKS_PER_SECOND) + bank.duration_s
+    worst = int(seconds.argmax())
+    if seconds[worst] > LONGEST_TASK_S:
+        raise TaskTooLarge(
+            f"application {bank.applications[application[worst]]}: a task may take "
+            f"{seconds[worst]:g} s, the simulator's clock allows {LONGEST_TASK_S:g} s"
+        )
+
+
+def new_state(
+    bank: JobBank,
+    job_indices: ArrayLike,
+    arrival_s: ArrayLike,
+    cluster: Cluster,
+    canonical: IntArray,
+    time_limit_s: float | None = None,
+) -> ClusterState:
+    """The state before the first arrival.
+
+    Parameters
+    ----------
+    bank : jobs that fit the cluster (``check_fits``).
+    job_indices : int [J], the jobs of the episode, in order of arrival.
+    arrival_s : float [J], seconds, ascending, in [0, ``LAST_ARRIVAL_S``].
+    cluster : engines, slots, executors and latency.
+    canonical : int64 [stages of the bank], from ``workload.template.canonical_stages``.
+    time_limit_s : seconds after which the episode is truncated, default (and at most) 4.5e6.
+
+    Raises
+    ------
+    ValueError
+        if there is no job, an index is not in the bank, the arrivals are not as many, not
+        ascending or out of range, or the time limit is not above 0.
+    TaskTooLarge
+        if a task exceeds the KV capacity.
+    """
+    index = np.asarray(job_indices, np.int64)
+    if len(index) == 0 or index.min() < 0 or index.max() >= len(bank):
+        raise ValueError(f"job_indices: at least one is needed, each from 0 to {len(bank) - 1}")
+    arrival = _arrival_ticks(np.asarray(arrival_s, np.float64), len(index))
+
+    job_stages, from_bank = _rows(bank.job_stages, index)  # the bank's stage of each stage
+    num_stages = np.diff(job_stages)
+    stage_job = np.repeat(np.arange(len(index)), num_stages)
+    first_stage = job_stages[stage_job]
+    parents_of, edges = _rows(bank.stage_parents, from_bank)
+    parents = bank.parents[edges] + np.repeat(first_stage, np.diff(parents_of))
+    revealed_by = bank.stage_revealed_by[from_bank]
+    revealed_by = np.where(revealed_by < 0, -1, revealed_by + first_stage)
+    hidden = np.flatnonzero(revealed_by >= 0)
+    child = np.repeat(np.arange(len(from_bank)), np.diff(parents_of))
+    stage_tasks, tasks_from_bank = _rows(bank.stage_tasks, from_bank)
+
+    jobs = np.zeros(len(index), JOB)
+    jobs["bank_job"] = index
+    jobs["application"] = bank.job_application[index]
+    jobs["first_stage"] = job_stages[:-1]
+    jobs["num_stages"] = jobs["unfinished_stages"] = num_stages
+    jobs["arrival"] = jobs["attained_until"] = arrival
+    jobs["completion"] = -1
+
+    tasks = np.empty(len(tasks_from_bank), TASK)
+    tasks["stage"] = np.repeat(np.arange(len(from_bank)), np.diff(stage_tasks))
+    tasks["prompt_tokens"] = prompt = bank.prompt_tokens[tasks_from_bank]
+    tasks["output_tokens"] = output = bank.output_tokens[tasks_from_bank]
+    tasks["demand"] = demand = np.where(
+        prompt > 0,
+        cluster.latency.demand_ticks(prompt, output),
+        np.rint(bank.duration_s[tasks_from_bank] * TICKS_PER_SECOND).astype(np.int64),
+    )
+    tasks["start"] = tasks["end"] = tasks["executor"] = -1
+
+    stages = np.zeros(len(from_bank), STAGE)
+    stages["job"] = stage_job
+    stages["kind"] = kind = bank.stage_kind[from_bank]
+    stages["canonical"] = canonical[from_bank]
+    stages["num_tasks"] = np.diff(stage_tasks)
+    stages["first_task"] = stage_tasks[:-1]
+    stages["unfinished_parents"] = np.diff(parents_of)
+    stages["revealed_by"] = revealed_by
+    stages["ready_slot"] = -1
+    stages["prompt_tokens"] = np.add.reduceat(prompt, stage_tasks[:-1])
+    limit = bank.output_limit[jobs["application"]][stage_job]
+    stages["output_limit"] = np.where(kind == Kind.LLM, limit, 0)
+    stages["demand"] = np.add.reduceat(demand, stage_tasks[:-1])
+    need = np.maximum.reduceat(prompt, stage_tasks[:-1]) + stages["output_limit"]
+    if need.max() > cluster.latency.kv_capacity_tokens:
+        check_fits(bank, cluster)  # says which
+
+    clock = np.zeros(1, CLOCK)
+    clock["limit"] = _limit(time_limit_s)
+    clock["num_jobs"] = len(index)
+    clock["regular_free"] = cluster.regular_executors
+    clock["next_regular"] = NEVER
+    clock["largest_need"] = need.max()
+    engines = np.zeros(cluster.engines, ENGINE)
+    engines["event"] = NEVER
+    executors = np.empty(cluster.regular_executors, EXECUTOR)
+    executors["task"], executors["end"] = -1, NEVER
+    latency = np.array(
+        [
+            (
+                *cluster.latency.decode_coefficients,
+                *cluster.latency.prefill_coefficients,
+                cluster.latency.kv_capacity_tokens,
+            )
+        ],
+        LATENCY,
+    )
+    return ClusterState(
+        clock,
+        jobs,
+        stages,
+        tasks,
+        parents_of,
+        parents,
+        *_group(parents, child, len(stages)),
+        *_group(revealed_by[hidden], hidden, len(stages)),
+        ready=np.zeros(len(stages), np.int64),
+        active=np.zeros(len(jobs), np.int64),
+        changed=np.zeros(len(jobs), np.int64),
+        engines=engines,
+        sequences=np.zeros((cluster.engines, cluster.max_batch), SEQUENCE),
+        executors=executors,
+        latency=latency,
+    )
+
+
+def copy_state(state: ClusterState) -> ClusterState:
+    """An independent copy."""
+    return ClusterState(*(table.copy() for table in state))
+
+
+def _arrival_ticks(arrival_s: NDArray[np.float64], num_jobs: int) -> IntArray:
+    if arrival_s.shape != (num_jobs,):
+        raise ValueError(f"arrival_s: {num_jobs} times are needed, got shape {arrival_s.shape}")
+    if not (np.diff(arrival_s) >= 0).all():
+        raise ValueError("arrival_s: the times are not ascending")
+    if not (arrival_s[0] >= 0 and arrival_s[-1] <= LAST_ARRIVAL_S):
+        raise ValueError(
+            f"arrival_s: {arrival_s[0]:g} to {arrival_s[-1]:g} s is not within 0 to "
+            f"{LAST_ARRIVAL_S:g} s"
+        )
+    return np.rint(arrival_s * TICKS_PER_SECOND).astype(np.int64)
+
+
+def _limit(time_limit_s: float | None) -> int:
+    if time_limit_s is None:
+        return NO_LIMIT
+    if not time_limit_s > 0:
+        raise ValueError(f"time_limit_s: {time_limit_s} is not above 0")
+    return min(round(min(time_limit_s, 1e7) * TICKS_PER_SECOND), NO_LIMIT)
+
+
+def _rows(starts: IntArray, rows: IntArray) -> tuple[IntArray, IntArray]:
+    """Some rows of compressed rows: their new starts, and the old place of each member."""
+    first, counts = starts[rows], starts[rows + 1] - starts[rows]
+    new = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(counts, out=new[1:])
+    return new, np.arange(new[-1]) + np.repeat(first - new[:-1], counts)
+
+
+def _group(rows: IntArray, members: IntArray, count: int) -> tuple[IntArray, IntArray]:
+    """Compressed rows of ``count`` rows out of pairs (row, member)."""
+    starts = np.zeros(count + 1, np.int64)
+    np.cumsum(np.bincount(rows, minlength=count), out=starts[1:])
+    return starts, members[np.argsort(rows, kind="stable")]

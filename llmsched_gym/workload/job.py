@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from enum import IntEnum
+from heapq import heapify, heappop, heappush
+from numbers import Integral
+
+MAX_TOKENS = 2**31 - 1
 
 
 class InvalidJob(ValueError):
@@ -49,7 +53,7 @@ class Stage:
 
     Parameters
     ----------
-    name : the step of the program; several stages of a job may share it.
+    name : the step of the program, without "#"; several stages of a job may share it.
     kind : ``Kind.LLM`` or ``Kind.REGULAR``.
     parents : indices of the stages that must complete first.
     tasks : at least one ``LLMTask`` (kind LLM) or ``RegularTask`` (kind REGULAR).
@@ -75,9 +79,10 @@ class Job:
     Raises
     ------
     InvalidJob
-        if there is no stage; a stage has a kind other than LLM or REGULAR, no task, a task of the
-        wrong type, tokens below 1, a duration that is negative or not finite, a parent that does
-        not exist or is named twice; the graph has a cycle; or ``revealed_by`` is not an ancestor.
+        if a name is empty; there is no stage; a stage has "#" in its name, a kind other than LLM or
+        REGULAR, no task, a task of the wrong type, tokens that are no whole number from 1 to
+        2**31 - 1, a duration that is negative or not finite, a parent that does not exist or is
+        named twice; the graph has a cycle; or ``revealed_by`` is not an ancestor.
     """
 
     application: str
@@ -87,12 +92,18 @@ class Job:
     def __post_init__(self) -> None:
         if not self.application:
             raise InvalidJob("application: empty name")
+        if not self.job_id:
+            raise InvalidJob("job_id: empty name")
         if not self.stages:
             raise InvalidJob("stages: a job needs at least one stage")
         for index, stage in enumerate(self.stages):
             _check_stage(index, stage, len(self.stages))
-        order = self.topological_order()
-        _check_reveals(self.stages, order)
+        ancestors = self.ancestors()
+        for index, stage in enumerate(self.stages):
+            if stage.revealed_by is not None and stage.revealed_by not in ancestors[index]:
+                raise InvalidJob(
+                    f"stages[{index}].revealed_by: stage {stage.revealed_by} is no ancestor"
+                )
 
     def topological_order(self) -> tuple[int, ...]:
         """Stage indices, parents before children; among the free ones the lowest index first.
@@ -109,43 +120,82 @@ class Job:
                 children[parent].append(index)
         order: list[int] = []
         free = [index for index, count in enumerate(waiting) if count == 0]
+        heapify(free)
         while free:
-            index = min(free)
-            free.remove(index)
+            index = heappop(free)
             order.append(index)
             for child in children[index]:
                 waiting[child] -= 1
                 if waiting[child] == 0:
-                    free.append(child)
+                    heappush(free, child)
         if len(order) < len(self.stages):
             stuck = min(set(range(len(self.stages))) - set(order))
-            raise InvalidJob(f"stage {stuck}: parents: the graph has a cycle")
+            raise InvalidJob(f"stages[{stuck}].parents: the graph has a cycle")
         return tuple(order)
 
-    def reveal_depth(self) -> tuple[int, ...]:
-        """How many reveals each stage is away from arrival (0: known at arrival)."""
-        depth = [0] * len(self.stages)
+    def ancestors(self) -> tuple[frozenset[int], ...]:
+        """Per stage, all stages that must complete before it can start.
+
+        Raises
+        ------
+        InvalidJob
+            if the graph has a cycle.
+        """
+        above: list[frozenset[int]] = [frozenset()] * len(self.stages)
         for index in self.topological_order():
-            revealer = self.stages[index].revealed_by
-            if revealer is not None:
-                depth[index] = depth[revealer] + 1
-        return tuple(depth)
+            parents = self.stages[index].parents
+            above[index] = frozenset(parents).union(*(above[parent] for parent in parents))
+        return tuple(above)
 
     def canonical_names(self) -> tuple[str, ...]:
         """``name#occurrence`` of every stage, the identity by which jobs are compared.
 
-        Occurrences (from 1) are counted in order of reveal, then topologically, so that the name
-        of a visible stage never depends on one that is still hidden.
+        A name never depends on what may still be hidden when its stage becomes known. So the
+        occurrences (from 1, in topological order) count only stages that are then known for
+        certain: those known at arrival, or revealed by the stage's own revealer or by one of that
+        revealer's ancestors. Where two revealers run side by side, neither may count what the
+        other reveals; there the revealer itself is appended, as in ``search#1@plan#2``.
         """
-        depth = self.reveal_depth()
-        order = sorted(self.topological_order(), key=lambda index: depth[index])  # stable
-        seen: Counter[str] = Counter()
-        names = [""] * len(self.stages)
+        order, ancestors = self.topological_order(), self.ancestors()
+        batches: dict[int | None, list[int]] = {}
         for index in order:
-            name = self.stages[index].name
-            seen[name] += 1
-            names[index] = f"{name}#{seen[name]}"
+            batches.setdefault(self.stages[index].revealed_by, []).append(index)
+        names = [""] * len(self.stages)
+        suffix = {None: ""}
+        for revealer in sorted(batches, key=lambda r: -1 if r is None else len(ancestors[r])):
+            known: list[int] = []
+            if revealer is not None:
+                earlier = {None, *ancestors[revealer]}
+                known = [index for index in order if self.stages[index].revealed_by in earlier]
+                beside = self._runs_beside(revealer, known, ancestors[revealer])
+                branch = suffix[self.stages[revealer].revealed_by]
+                suffix[revealer] = f"@{names[revealer]}" if beside else branch
+            seen = Counter(self.stages[index].name for index in known)
+            for index in batches[revealer]:
+                name = self.stages[index].name
+                seen[name] += 1
+                names[index] = f"{name}#{seen[name]}{suffix[revealer]}"
         return tuple(names)
+
+    def _runs_beside(self, revealer: int, known: Sequence[int], before: Set[int]) -> bool:
+        """Whether a known stage neither precedes the revealer nor is known to wait for it."""
+        visible = {*known, revealer}
+        below = {revealer}
+        for index in known:
+            if index in before or index == revealer:
+                continue
+            if below.isdisjoint(self._nearest(visible, p) for p in self.stages[index].parents):
+                return True
+            below.add(index)
+        return False
+
+    def _nearest(self, visible: Set[int], index: int) -> int:
+        """The stage itself if visible, or else the nearest visible one its reveal waits for."""
+        while index not in visible:
+            revealer = self.stages[index].revealed_by
+            assert revealer is not None  # what has none is known at arrival
+            index = revealer
+        return index
 
     def tasks(self) -> Iterator[Task]:
         """All tasks, stage by stage."""
@@ -154,44 +204,39 @@ class Job:
 
 
 def _check_stage(index: int, stage: Stage, count: int) -> None:
-    where = f"stage {index}"
+    where = f"stages[{index}]"
+    if not stage.name or "#" in stage.name:
+        raise InvalidJob(f'{where}.name: {stage.name!r} is empty or contains "#"')
     if stage.kind not in (Kind.LLM, Kind.REGULAR):
-        raise InvalidJob(f"{where}: kind: {stage.kind!r} is neither LLM nor REGULAR")
+        raise InvalidJob(f"{where}.kind: {stage.kind!r} is neither LLM nor REGULAR")
     if not stage.tasks:
-        raise InvalidJob(f"{where}: tasks: a stage needs at least one task")
+        raise InvalidJob(f"{where}.tasks: a stage needs at least one task")
     for number, task in enumerate(stage.tasks):
-        _check_task(f"{where}: task {number}", stage.kind, task)
+        _check_task(f"{where}.tasks[{number}]", stage.kind, task)
     if len(set(stage.parents)) != len(stage.parents):
-        raise InvalidJob(f"{where}: parents: {list(stage.parents)} names a stage twice")
+        raise InvalidJob(f"{where}.parents: {list(stage.parents)} names a stage twice")
     for parent in stage.parents:
         if not 0 <= parent < count:
-            raise InvalidJob(f"{where}: parents: stage {parent} does not exist")
+            raise InvalidJob(f"{where}.parents: stage {parent} does not exist")
     if stage.revealed_by is not None and not 0 <= stage.revealed_by < count:
-        raise InvalidJob(f"{where}: revealed_by: stage {stage.revealed_by} does not exist")
+        raise InvalidJob(f"{where}.revealed_by: stage {stage.revealed_by} does not exist")
 
 
 def _check_task(where: str, kind: Kind, task: Task) -> None:
     if isinstance(task, LLMTask):
         if kind != Kind.LLM:
             raise InvalidJob(f"{where}: an LLM task in a stage of kind {Kind(kind).name}")
-        if task.prompt_tokens < 1:
-            raise InvalidJob(f"{where}: prompt_tokens: {task.prompt_tokens} is below 1")
-        if task.output_tokens < 1:
-            raise InvalidJob(f"{where}: output_tokens: {task.output_tokens} is below 1")
+        _check_tokens(f"{where}.prompt_tokens", task.prompt_tokens)
+        _check_tokens(f"{where}.output_tokens", task.output_tokens)
     else:
         if kind != Kind.REGULAR:
             raise InvalidJob(f"{where}: a regular task in a stage of kind {Kind(kind).name}")
         if not math.isfinite(task.duration_s) or task.duration_s < 0:
-            raise InvalidJob(f"{where}: duration_s: {task.duration_s} is not a time in seconds")
+            raise InvalidJob(f"{where}.duration_s: {task.duration_s} is not a time in seconds")
 
 
-def _check_reveals(stages: tuple[Stage, ...], order: tuple[int, ...]) -> None:
-    ancestors: list[set[int]] = [set() for _ in stages]
-    for index in order:
-        for parent in stages[index].parents:
-            ancestors[index] |= ancestors[parent] | {parent}
-    for index, stage in enumerate(stages):
-        if stage.revealed_by is not None and stage.revealed_by not in ancestors[index]:
-            raise InvalidJob(
-                f"stage {index}: revealed_by: stage {stage.revealed_by} is no ancestor"
-            )
+def _check_tokens(where: str, tokens: int) -> None:
+    if not isinstance(tokens, Integral) or isinstance(tokens, bool):
+        raise InvalidJob(f"{where}: {tokens!r} is not a whole number")
+    if not 1 <= tokens <= MAX_TOKENS:
+        raise InvalidJob(f"{where}: {tokens} is not between 1 and {MAX_TOKENS}")

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,8 @@ class Template:
     Attributes
     ----------
     application : its name.
-    stages : canonical names in topological order (by mean position over the past jobs).
+    stages : canonical names in topological order. Where past jobs disagree on the order of two
+        stages, the majority decides; where nothing does, the mean position in the jobs.
     kinds : the kind of each.
     revealers : per stage, the stages whose completion revealed it in some past job.
     at_arrival : per stage, whether it was known at arrival in some past job.
@@ -51,27 +53,24 @@ class Template:
         applications = {job.application for job in jobs}
         if len(applications) != 1:
             raise ValueError(f"jobs: one application expected, got {sorted(applications)}")
-        positions: dict[str, list[int]] = defaultdict(list)
         kinds: dict[str, Counter[Kind]] = defaultdict(Counter)
         for job in jobs:
-            names = job.canonical_names()
-            for position, index in enumerate(job.topological_order()):
-                positions[names[index]].append(position)
-                kinds[names[index]][job.stages[index].kind] += 1
-        stages = tuple(sorted(positions, key=lambda name: (np.mean(positions[name]), name)))
+            for name, stage in zip(job.canonical_names(), job.stages, strict=True):
+                kinds[name][stage.kind] += 1
+        stages = _canonical_order(jobs)
         row = {name: index for index, name in enumerate(stages)}
         revealers: list[set[int]] = [set() for _ in stages]
         awaits: list[set[int]] = [set() for _ in stages]
         at_arrival = [False] * len(stages)
         for job in jobs:
-            names = job.canonical_names()
+            names, waits = job.canonical_names(), awaited(job)
             for index, stage in enumerate(job.stages):
                 here = row[names[index]]
                 if stage.revealed_by is None:
                     at_arrival[here] = True
                 else:
                     revealers[here].add(row[names[stage.revealed_by]])
-                awaits[here] |= {row[names[revealer]] for revealer in awaited(job, index)}
+                awaits[here] |= {row[names[revealer]] for revealer in waits[index]}
         return cls(
             application=applications.pop(),
             stages=stages,
@@ -82,22 +81,48 @@ class Template:
         )
 
 
-def awaited(job: Job, index: int) -> set[int]:
-    """Stages whose reveal stage ``index`` of the job waits for, other than its own revealer.
+def _canonical_order(jobs: Sequence[Job]) -> tuple[str, ...]:
+    positions: dict[str, list[int]] = defaultdict(list)
+    edges: Counter[tuple[str, str]] = Counter()
+    for job in jobs:
+        names = job.canonical_names()
+        for position, index in enumerate(job.topological_order()):
+            positions[names[index]].append(position)
+            edges.update((names[parent], names[index]) for parent in job.stages[index].parents)
+    before: dict[str, set[str]] = defaultdict(set)
+    for (parent, child), count in edges.items():
+        if count > edges[child, parent]:
+            before[child].add(parent)
+    left = sorted(positions, key=lambda name: (fmean(positions[name]), name))
+    order: list[str] = []
+    while left:
+        free = (name for name in left if before[name].isdisjoint(left))
+        order.append(next(free, left[0]))  # none is free if majorities go round in a circle
+        left.remove(order[-1])
+    return tuple(order)
 
-    For a parent that stays hidden longer than the stage itself, these are the parent's revealer,
-    that revealer's, and so on up to the one that is visible together with the stage.
+
+def awaited(job: Job) -> tuple[frozenset[int], ...]:
+    """Per stage of the job, the stages whose reveal it waits for, its own revealer apart.
+
+    For a parent that may be hidden while the stage itself is visible, these are the parent's
+    revealer, that revealer's, and so on up to the first that is visible whenever the stage is.
     """
-    depth = job.reveal_depth()
-    found: set[int] = set()
-    for parent in job.stages[index].parents:
-        hidden = parent
-        while depth[hidden] > depth[index]:
-            revealer = job.stages[hidden].revealed_by
-            assert revealer is not None  # depth above 0 means revealed
-            found.add(revealer)
-            hidden = revealer
-    return found
+    ancestors = job.ancestors()
+    rows: list[frozenset[int]] = []
+    for stage in job.stages:
+        own: frozenset[int | None] = frozenset({None, stage.revealed_by})
+        if stage.revealed_by is not None:
+            own |= ancestors[stage.revealed_by]
+        found: set[int] = set()
+        for parent in stage.parents:
+            revealer = job.stages[parent].revealed_by
+            while revealer not in own:
+                assert revealer is not None  # None is in `own`
+                found.add(revealer)
+                revealer = job.stages[revealer].revealed_by
+        rows.append(frozenset(found))
+    return tuple(rows)
 
 
 class TemplateTable(NamedTuple):

@@ -1,0 +1,92 @@
+"""Steps/s of a single environment with random legal actions, and where the time goes.
+
+    python benchmarks/env_speed.py [--steps 20000] [--max-stages 256]
+
+The parts are timed one by one on copies of the same states, so their shares add up to the step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from llmsched_gym.env import scheduling
+from llmsched_gym.env.scheduling import LLMSchedEnv
+
+
+class Stopwatch:
+    """Wrap a function of the environment's module and add up the time spent in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.seconds = 0.0
+        self.original: Callable[..., Any] = getattr(scheduling, name)
+
+    def __call__(self, *arguments: Any) -> Any:
+        begin = time.perf_counter()
+        result = self.original(*arguments)
+        self.seconds += time.perf_counter() - begin
+        return result
+
+    def __enter__(self) -> Stopwatch:
+        setattr(scheduling, self.name, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        setattr(scheduling, self.name, self.original)
+
+
+def random_steps(env: LLMSchedEnv, steps: int, seed: int) -> float:
+    """Run random legal actions; returns the seconds spent in ``step``, resets excluded."""
+    rng = np.random.default_rng(seed)
+    observation, _ = env.reset(seed=seed)
+    seconds = 0.0
+    for _ in range(steps):
+        legal = observation["action_mask"].nonzero()[0]
+        action = int(legal[int(rng.random() * len(legal))])
+        begin = time.perf_counter()
+        observation, _, terminated, truncated, _ = env.step(action)
+        seconds += time.perf_counter() - begin
+        if terminated or truncated:
+            observation, _ = env.reset()
+    return seconds
+
+
+def shares(env: LLMSchedEnv, steps: int) -> dict[str, float]:
+    """Share of a step's time spent in each part; the rest is Python."""
+    with Stopwatch("step") as simulation, Stopwatch("update") as belief:
+        with Stopwatch("observe") as observation, Stopwatch("legal_rows") as mask:
+            total = random_steps(env, steps, 2)
+    parts = {
+        "simulation": simulation.seconds,
+        "observation": observation.seconds + mask.seconds,
+        "belief": belief.seconds,
+    }
+    return {
+        **{name: seconds / total for name, seconds in parts.items()},
+        "Python": 1 - sum(parts.values()) / total,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--max-stages", type=int, default=None)
+    parser.add_argument("--workload", default="mixed")
+    options = parser.parse_args()
+    for belief in ("none", "prior", "bayes", "oracle"):
+        env = LLMSchedEnv(
+            options.workload, num_jobs=100, load=1.3, belief=belief, max_stages=options.max_stages
+        )
+        random_steps(env, 2_000, 0)  # compile and warm up
+        runs = [options.steps / random_steps(env, options.steps, seed) for seed in range(3)]
+        where = "  ".join(f"{name} {share:4.0%}" for name, share in shares(env, 5_000).items())
+        print(f"belief={belief:<7} {np.median(runs):9,.0f} steps/s   {where}")
+
+
+if __name__ == "__main__":
+    main()

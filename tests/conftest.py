@@ -1,0 +1,15 @@
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of measured data, where there is one."""
+    folder = Path(os.environ.get("LLMSCHED_SHARED", ROOT.parent / "shared"))
+    if not (folder / "traces").is_dir():
+        pytest.skip(f"no measured data: {folder} (set LLMSCHED_SHARED)")
+    return folder
