@@ -220,7 +220,7 @@ def make_policy(name: str, **options: Any) -> Policy:
             raise ValueError(f"policy {name}: option {key!r} has no default and is not given")
     try:
         return policy(**options)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"policy {name}: {error}") from error
 
 

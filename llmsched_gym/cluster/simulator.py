@@ -59,7 +59,9 @@ _REGULAR = int(Kind.REGULAR)
 @compiled
 def start(state: ClusterState) -> int:
     """Advance a new state to the first decision: DECIDE, FINISHED or TRUNCATED."""
-    return _advance(state)
+    status = _advance(state)
+    _report(state)
+    return status
 
 
 @compiled
@@ -72,8 +74,20 @@ def step(state: ClusterState, stage: int) -> int:
     if stage >= 0:
         _dispatch(state, stage)
     elif not _next_instant(state):
+        _report(state)
         return TRUNCATED
-    return _advance(state)
+    status = _advance(state)
+    _report(state)
+    return status
+
+
+@compiled
+def _report(state: ClusterState) -> None:
+    """Leave in the clock what every observation needs: calls from Python are not free."""
+    clock = state.clock[0]
+    clock["slowdown"] = slowdown(state)
+    clock["room"] = _room(state)
+    clock["can_wait"] = can_wait(state)
 
 
 @compiled
@@ -194,10 +208,7 @@ def _decision_needed(state: ClusterState) -> bool:
         return True
     if clock["ready"] == clock["ready_regular"]:
         return False
-    room = -1  # KV tokens free on the emptiest engine that has a free slot
-    for e in range(len(state.engines)):
-        if state.engines[e]["running"] < state.sequences.shape[1]:
-            room = max(room, state.latency[0]["kv_capacity"] - state.engines[e]["reserved"])
+    room = _room(state)
     if room < 0 or room >= clock["largest_need"]:
         return bool(room >= 0)
     for slot in range(clock["ready"]):
@@ -205,6 +216,16 @@ def _decision_needed(state: ClusterState) -> bool:
         if state.stages[stage]["kind"] != _REGULAR and _need(state, stage) <= room:
             return True
     return False
+
+
+@compiled
+def _room(state: ClusterState) -> int:
+    """KV tokens free on the emptiest engine that has a free slot, -1 if there is none."""
+    room = -1
+    for e in range(len(state.engines)):
+        if state.engines[e]["running"] < state.sequences.shape[1]:
+            room = max(room, state.latency[0]["kv_capacity"] - state.engines[e]["reserved"])
+    return room
 
 
 # --- Jobs and stages --------------------------------------------------------------------------

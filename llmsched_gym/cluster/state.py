@@ -43,6 +43,9 @@ CLOCK = np.dtype(
         ("llm_running", np.int64),  # LLM tasks dispatched and not completed
         ("largest_need", np.int64),  # tokens: the largest KV reservation of any task
         ("dispatched", np.int64),  # tasks dispatched so far
+        ("room", np.int64),  # KV tokens free on the emptiest engine with a free slot, -1 if none
+        ("can_wait", np.int64),  # 1 if something runs or will arrive
+        ("slowdown", np.float64),  # l(b, kv) / l(1, kv / b), mean over the busy engines
         ("job_seconds", np.float64),  # time integral of the number of jobs in the system, s
     ]
 )

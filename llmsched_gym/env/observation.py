@@ -43,8 +43,11 @@ JOB_FEATURES = (
     Feature("running_tasks", "tasks", "dispatched, not completed"),
     Feature("completed_tasks", "tasks", "completed"),
     Feature("attained_s", "slot s", "slot time its tasks have used"),
-    Feature("prior_demand_s", "s", "expected demand at arrival, at batch size 1: the same for a "
-            "whole application"),
+    Feature(
+        "prior_demand_s",
+        "s",
+        "expected demand at arrival, at batch size 1: the same for a whole application",
+    ),
     Feature("demand_s", "s", "expected remaining demand E[rem] at the current batch sizes"),
     Feature("demand_std_s", "s", "its standard deviation"),
     Feature("demand_low_s", "s", "lower end of its interval"),
@@ -186,8 +189,7 @@ def _may_reveal(templates, canonical):
 
 
 @compiled
-def _write_stage(state, beliefs, base, slowdown, position, stage, out):
-    stages = state.stages
+def _write_stage(stages, believed, base, slowdown, stage, out):
     kind = stages["kind"][stage]
     tasks = stages["num_tasks"][stage]
     completed = stages["completed_tasks"][stage]
@@ -204,22 +206,21 @@ def _write_stage(state, beliefs, base, slowdown, position, stage, out):
         belief = canonical - base
         scale = slowdown if kind == 0 else 1.0
         left = (tasks - completed) / tasks
-        out[9] = beliefs.stages["presence"][position, belief]
-        out[10] = beliefs.stages["demand_s"][position, belief] * left * scale
-        out[11] = beliefs.stages["entropy_bits"][position, belief]
-        out[12] = beliefs.stages["reduction"][position, belief] if ready else 0.0
+        out[9] = believed["presence"][belief]
+        out[10] = believed["demand_s"][belief] * left * scale
+        out[11] = believed["entropy_bits"][belief]
+        out[12] = believed["reduction"][belief] if ready else 0.0
 
 
 @compiled
-def _write_placeholder(state, templates, beliefs, base, slowdown, job, stage, out):
+def _write_placeholder(templates, believed, base, slowdown, revealer, out):
     out[2] = 1.0
-    revealer = state.stages["canonical"][stage]
     for k in range(templates.reveals_of[revealer], templates.reveals_of[revealer + 1]):
         hidden = templates.reveals[k]
         scale = slowdown if templates.kind[hidden] == 0 else 1.0
-        out[9] += beliefs.stages["presence"][job, hidden - base]
-        out[10] += beliefs.stages["demand_s"][job, hidden - base] * scale
-        out[11] += beliefs.stages["entropy_bits"][job, hidden - base]
+        out[9] += believed["presence"][hidden - base]
+        out[10] += believed["demand_s"][hidden - base] * scale
+        out[11] += believed["entropy_bits"][hidden - base]
 
 
 @compiled
@@ -267,7 +268,7 @@ def _write_edges(state, templates, rows, first_row, last_row, count, edges, edge
 
 @compiled
 def _write_descendants(rows, edges, first_edge, last_edge, first_row, last_row, out):
-    """Count the rows below each row; edges are ordered by target, so one backward sweep is whole."""
+    """Count the rows below each row: one backward sweep, for edges are ordered by target."""
     sets = rows.descendants
     sets[: last_row - first_row] = 0
     for k in range(last_edge - 1, first_edge - 1, -1):
@@ -286,9 +287,8 @@ def _write_descendants(rows, edges, first_edge, last_edge, first_row, last_row, 
 
 
 @compiled
-def _write_job(state, beliefs, slowdown, job, waiting, out):
+def _write_job(state, belief, slowdown, job, waiting, out):
     jobs, now = state.jobs, state.clock["now"][0]
-    belief = beliefs.jobs[job]
     used = jobs["attained"][job]
     used += jobs["running_tasks"][job] * (now - jobs["attained_until"][job])
     out[0] = jobs["application"][job]
@@ -327,12 +327,13 @@ def _std(belief, slowdown):
 
 
 @compiled
-def observe(state, templates, beliefs, slowdown, rows, out):
+def observe(state, templates, stage_beliefs, job_beliefs, rows, asked, out):
     """Write the observation of a cluster into ``out``, an :func:`empty_observation`.
 
-    ``rows.stage`` then tells which stage each row shows. Returns the number of rows in use. The
-    action mask is the simulator's to write.
+    ``rows.stage`` then tells which stage each row shows. ``asked`` is whether a decision is due:
+    at the end of an episode only waiting is legal. Returns the number of rows in use.
     """
+    slowdown = state.clock["slowdown"][0]
     max_rows, max_jobs = len(out.stage_mask), len(out.job_mask)
     shown, used = _lay_out(state, templates, rows, max_rows, max_jobs)
     stages, jobs = state.stages, state.jobs
@@ -341,6 +342,7 @@ def observe(state, templates, beliefs, slowdown, rows, out):
     for position in range(shown):
         job = state.active[position]
         base = templates.first[jobs["application"][job]]
+        believed = stage_beliefs[job]
         first_row = row
         waiting = 0
         while row < used and (rows.stage[row] < 0 or stages["job"][rows.stage[row]] == job):
@@ -348,19 +350,36 @@ def observe(state, templates, beliefs, slowdown, rows, out):
             out.stage_job[row] = position
             out.stage_mask[row] = 1
             if stage >= 0:
-                _write_stage(state, beliefs, base, slowdown, job, stage, out.stages[row])
+                _write_stage(stages, believed, base, slowdown, stage, out.stages[row])
                 if stages["unfinished_parents"][stage] == 0:
                     waiting += stages["num_tasks"][stage] - stages["started_tasks"][stage]
             else:
-                revealer = rows.stage[row - 1]
-                _write_placeholder(
-                    state, templates, beliefs, base, slowdown, job, revealer, out.stages[row]
-                )
+                revealer = stages["canonical"][rows.stage[row - 1]]
+                _write_placeholder(templates, believed, base, slowdown, revealer, out.stages[row])
             row += 1
         first_edge = edge
         edge = _write_edges(state, templates, rows, first_row, row, edge, out.edges, out.edge_mask)
         _write_descendants(rows, out.edges, first_edge, edge, first_row, row, out.stages)
-        _write_job(state, beliefs, slowdown, job, waiting, out.jobs[position])
+        _write_job(state, job_beliefs[job], slowdown, job, waiting, out.jobs[position])
         out.job_mask[position] = 1
     _write_cluster(state, shown, slowdown, out.cluster)
+    if asked:
+        _write_legal(state, rows.stage[:used], out.action_mask)
+    out.action_mask[-1] = not asked or state.clock["can_wait"][0]
     return used
+
+
+@compiled
+def _write_legal(state, row_stages, mask):
+    """Which rows the simulator's ``can_run`` allows, without asking it row by row."""
+    stages, tasks = state.stages, state.tasks
+    regular, room = state.clock["regular_free"][0] > 0, state.clock["room"][0]
+    for row in range(len(row_stages)):
+        stage = row_stages[row]
+        if stage < 0 or stages["ready_slot"][stage] < 0:
+            continue
+        if stages["kind"][stage] == 1:
+            mask[row] = regular
+        else:
+            task = stages["first_task"][stage] + stages["started_tasks"][stage]
+            mask[row] = tasks["prompt_tokens"][task] + stages["output_limit"][stage] <= room

@@ -9,7 +9,16 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from llmsched_gym.belief.inference import BAYES, NONE, ORACLE, PRIOR, new_beliefs, update
+from llmsched_gym.belief.inference import (
+    BAYES,
+    BELIEF_JOB,
+    BELIEF_STAGE,
+    NONE,
+    ORACLE,
+    PRIOR,
+    new_beliefs,
+    update,
+)
 from llmsched_gym.belief.profile import BeliefSettings, compile_profile, load_or_fit
 from llmsched_gym.cluster.latency import Cluster, load_cluster
 from llmsched_gym.cluster.simulator import (
@@ -17,9 +26,6 @@ from llmsched_gym.cluster.simulator import (
     FINISHED,
     TRUNCATED,
     can_run,
-    can_wait,
-    legal_rows,
-    slowdown,
     start,
     step,
 )
@@ -141,15 +147,16 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
 
     def _set_up_belief(self, settings: BeliefSettings) -> None:
         past = self.workload.past
-        if self.belief == "none":
-            templates, self.notes = fit_templates(past), ()
-            profile = None
-        else:
+        profile = None
+        if self.belief != "none":
             profile = load_or_fit(past, self.cluster.latency, settings)
-            templates, self.notes = profile.templates, profile.notes
+        templates = fit_templates(past) if profile is None else profile.templates
+        self.notes: tuple[str, ...] = () if profile is None else profile.notes
         self._templates = template_table(self.bank.applications, templates)
         self._canonical = canonical_stages(self.bank, templates)
-        self._networks = None if profile is None else compile_profile(profile, self.bank.applications)
+        self._networks = (
+            None if profile is None else compile_profile(profile, self.bank.applications)
+        )
 
     def _set_up_spaces(self, max_jobs: int | None, max_stages: int | None) -> None:
         rows, edges = observation_bounds(self.bank, self._templates, self._canonical)
@@ -161,8 +168,10 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
                 f"max_stages: {self.max_stages} cannot hold a single job, which needs up to {rows}"
             )
         self.max_edges = max(1, edges) * min(self.max_jobs, max(1, self.max_stages // 2))
-        self.observation_space = observation_space(self.max_stages, self.max_edges, self.max_jobs)
-        self.action_space = spaces.Discrete(self.max_stages + 1)
+        self.observation_space: spaces.Space[Any] = observation_space(
+            self.max_stages, self.max_edges, self.max_jobs
+        )
+        self.action_space: spaces.Space[Any] = spaces.Discrete(self.max_stages + 1)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -175,9 +184,20 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         )
         self._state = state
         self._rows = new_rows(self.max_stages, len(state.stages), self._rows_of_a_job)
-        self._beliefs = new_beliefs(self.num_jobs, self._networks)
+        self._set_up_beliefs()
         status = start(state)
         return self._observe(status), self._info(status)
+
+    def _set_up_beliefs(self) -> None:
+        if self._networks is None:
+            widest = int(np.diff(self._templates.first).max(initial=1))
+            self._beliefs = None
+            self._stage_beliefs = np.zeros((self.num_jobs, widest), BELIEF_STAGE)
+            self._job_beliefs = np.zeros(self.num_jobs, BELIEF_JOB)
+        else:
+            self._beliefs = new_beliefs(self.num_jobs, self._networks)
+            self._stage_beliefs = self._beliefs.stages
+            self._job_beliefs = self._beliefs.jobs
 
     def step(
         self, action: int
@@ -205,7 +225,7 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         return observation, reward, status == FINISHED, status == TRUNCATED, info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """bool [max_stages + 1]: the legal actions, as sb3-contrib asks for them."""
+        """Booleans [max_stages + 1]: the legal actions, as sb3-contrib asks for them."""
         return self._mask.astype(np.bool_)
 
     def render(self) -> str | None:  # type: ignore[override]
@@ -234,16 +254,19 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
 
     def _observe(self, status: int) -> dict[str, NDArray[Any]]:
         state = self.state
-        if self._mode != NONE:
+        if self._beliefs is not None:
             update(state, self._templates, self._networks, self._beliefs, self._mode)
         _forget_changes(state)
         out = empty_observation(self.max_stages, self.max_edges, self.max_jobs)
         self._used = observe(
-            state, self._templates, self._beliefs, slowdown(state), self._rows, out
+            state,
+            self._templates,
+            self._stage_beliefs,
+            self._job_beliefs,
+            self._rows,
+            status == DECIDE,
+            out,
         )
-        if status == DECIDE:
-            legal_rows(state, self._rows.stage[: self._used], out.action_mask)
-        out.action_mask[-1] = status != DECIDE or can_wait(state)
         self._mask = out.action_mask.copy()  # what legality is judged by, whatever callers write
         return out._asdict()
 
@@ -281,7 +304,9 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         span = max(end, 1e-12)
         return {
             "llm_utilisation": float(busy[llm].sum() / (span * self.cluster.llm_slots)),
-            "regular_utilisation": float(busy[~llm].sum() / (span * self.cluster.regular_executors)),
+            "regular_utilisation": float(
+                busy[~llm].sum() / (span * self.cluster.regular_executors)
+            ),
         }
 
     def _application_jct(self, table: dict[str, NDArray[Any]]) -> dict[str, float]:

@@ -14,17 +14,18 @@ from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage, Ta
 IntArray = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class JobBank:
     """J jobs with S stages and T tasks in all, packed in compressed rows.
 
     The stages of a job are stored in topological order, so parents precede children; stage
-    numbers inside a job (``parents``, ``revealed_by``) are counted from the job's first stage.
+    numbers inside a job (``parents``, ``stage_revealed_by``) are counted from the job's first
+    stage. Banks are shared: do not write into their arrays.
 
     Attributes
     ----------
     applications : the A application names, sorted.
-    stage_names : the N canonical stage names (``name#occurrence``), sorted.
+    stage_names : the N canonical stage names (:meth:`Job.canonical_names`), sorted.
     job_ids : J names, for reports.
     job_application : int64 [J], index into ``applications``.
     job_stages : int64 [J + 1]; job j owns stages ``job_stages[j]:job_stages[j + 1]``.
@@ -88,14 +89,13 @@ class JobBank:
                 parents.append(sorted(position[parent] for parent in stage.parents))
                 revealed_by.append(-1 if stage.revealed_by is None else position[stage.revealed_by])
         tasks = [task for stage in stages for task in stage.tasks]
-        output = [task.output_tokens if isinstance(task, LLMTask) else 0 for task in tasks]
+        output = _ints(t.output_tokens if isinstance(t, LLMTask) else 0 for t in tasks)
+        task_application = np.repeat(
+            [application_index[job.application] for job in jobs],
+            [sum(len(stage.tasks) for stage in job.stages) for job in jobs],
+        )
         limit = np.ones(len(applications), np.int64)
-        for job in jobs:
-            longest = max(
-                (t.output_tokens for t in job.tasks() if isinstance(t, LLMTask)), default=1
-            )
-            row = application_index[job.application]
-            limit[row] = max(limit[row], longest)
+        np.maximum.at(limit, task_application, output)
         return cls(
             applications=applications,
             stage_names=stage_names,
@@ -109,9 +109,9 @@ class JobBank:
             parents=_ints(parent for row in parents for parent in row),
             stage_tasks=_starts(len(stage.tasks) for stage in stages),
             prompt_tokens=_ints(t.prompt_tokens if isinstance(t, LLMTask) else 0 for t in tasks),
-            output_tokens=_ints(output),
+            output_tokens=output,
             duration_s=np.array(
-                [task.duration_s if isinstance(task, RegularTask) else 0.0 for task in tasks]
+                [t.duration_s if isinstance(t, RegularTask) else 0.0 for t in tasks], np.float64
             ),
             output_limit=limit,
         )
@@ -147,7 +147,7 @@ class JobBank:
                 tasks.append(RegularTask(float(self.duration_s[task])))
         first, last = self.stage_parents[stage], self.stage_parents[stage + 1]
         return Stage(
-            name=self.stage_names[self.stage_name[stage]].rpartition("#")[0],
+            name=self.stage_names[self.stage_name[stage]].partition("#")[0],
             kind=kind,
             parents=tuple(int(parent) for parent in self.parents[first:last]),
             tasks=tuple(tasks),

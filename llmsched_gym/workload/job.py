@@ -102,7 +102,7 @@ class Job:
         for index, stage in enumerate(self.stages):
             if stage.revealed_by is not None and stage.revealed_by not in ancestors[index]:
                 raise InvalidJob(
-                    f"stages[{index}].revealed_by: stage {stage.revealed_by} is no ancestor"
+                    f"stages[{index}].revealed_by: stages[{stage.revealed_by}] is no ancestor"
                 )
 
     def topological_order(self) -> tuple[int, ...]:
@@ -161,7 +161,7 @@ class Job:
         for index in order:
             batches.setdefault(self.stages[index].revealed_by, []).append(index)
         names = [""] * len(self.stages)
-        suffix = {None: ""}
+        suffix: dict[int | None, str] = {None: ""}
         for revealer in sorted(batches, key=lambda r: -1 if r is None else len(ancestors[r])):
             known: list[int] = []
             if revealer is not None:
@@ -179,7 +179,7 @@ class Job:
 
     def _runs_beside(self, revealer: int, known: Sequence[int], before: Set[int]) -> bool:
         """Whether a known stage neither precedes the revealer nor is known to wait for it."""
-        visible = {*known, revealer}
+        visible = set(known)
         below = {revealer}
         for index in known:
             if index in before or index == revealer:
@@ -213,13 +213,13 @@ def _check_stage(index: int, stage: Stage, count: int) -> None:
         raise InvalidJob(f"{where}.tasks: a stage needs at least one task")
     for number, task in enumerate(stage.tasks):
         _check_task(f"{where}.tasks[{number}]", stage.kind, task)
-    if len(set(stage.parents)) != len(stage.parents):
-        raise InvalidJob(f"{where}.parents: {list(stage.parents)} names a stage twice")
     for parent in stage.parents:
         if not 0 <= parent < count:
-            raise InvalidJob(f"{where}.parents: stage {parent} does not exist")
+            raise InvalidJob(f"{where}.parents: stages[{parent}] does not exist")
+        if stage.parents.count(parent) > 1:
+            raise InvalidJob(f"{where}.parents: names stages[{parent}] twice")
     if stage.revealed_by is not None and not 0 <= stage.revealed_by < count:
-        raise InvalidJob(f"{where}.revealed_by: stage {stage.revealed_by} does not exist")
+        raise InvalidJob(f"{where}.revealed_by: stages[{stage.revealed_by}] does not exist")
 
 
 def _check_task(where: str, kind: Kind, task: Task) -> None:

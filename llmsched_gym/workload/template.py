@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from statistics import fmean
 from typing import NamedTuple
 
@@ -209,6 +209,106 @@ def canonical_stages(bank: JobBank, templates: dict[str, Template]) -> IntArray:
         base += len(templates[application].stages)
     stage_application = np.repeat(bank.job_application, np.diff(bank.job_stages))
     return number[stage_application, bank.stage_name]
+
+
+def observation_bounds(bank: JobBank, table: TemplateTable, canonical: IntArray) -> tuple[int, int]:
+    """The most rows and the most edges that any job of the bank can need in an observation.
+
+    A job shows a row for each visible unfinished stage, and one more for the placeholder of each
+    of these that may reveal something by the template. The number of rows is reached by some
+    schedule; the number of edges may be too high, never too low.
+
+    ``table`` and ``canonical`` are ``template_table(bank.applications, templates)`` and
+    ``canonical_stages(bank, templates)``.
+
+    What is shown lasts from the completion of one stage (or from arrival) to the completion of
+    another. So the number of shown things is a sum over the completed stages, each of which adds
+    what it reveals and takes away what it ends; its maximum over all sets of completed stages that
+    are closed under predecessors is a maximum-weight closure, found as a minimum cut (Picard,
+    Management Science 22(11), 1976).
+    """
+    first = np.repeat(bank.job_stages[:-1], np.diff(bank.job_stages))
+    revealer = np.where(bank.stage_revealed_by < 0, -1, first + bank.stage_revealed_by)
+    stage = np.arange(len(first))
+    may_reveal = np.append(np.diff(table.reveals_of) > 0, False)[canonical]  # the last for -1
+    hung = stage[may_reveal]  # stages that have a placeholder, and an edge to it
+    edges = [
+        (start + base if start >= 0 else -1, end + base)
+        for job, base in enumerate(bank.job_stages[:-1].tolist())
+        for start, end in _edge_intervals(bank, table, canonical, job)
+    ]
+    edge_start, edge_end = np.array(edges, np.int64).reshape(-1, 2).T
+    return (
+        _most_at_once(bank, np.append(revealer, revealer[hung]), np.append(stage, hung)),
+        _most_at_once(bank, np.append(edge_start, revealer[hung]), np.append(edge_end, hung)),
+    )
+
+
+def _edge_intervals(
+    bank: JobBank, table: TemplateTable, canonical: IntArray, job: int
+) -> list[tuple[int, int]]:
+    """For each edge that may be shown between rows of the job: from and until which completion.
+
+    Stages are numbered inside the job, arrival is -1. Where the exact interval is no such pair
+    (two reveals that run side by side), it is a longer one.
+    """
+    first, last = bank.job_stages[job], bank.job_stages[job + 1]
+    rows = bank.stage_parents[first : last + 1].tolist()
+    parents = [bank.parents[start:end].tolist() for start, end in pairwise(rows)]
+    revealer = bank.stage_revealed_by[first:last].tolist()
+    number = {row: stage for stage, row in enumerate(canonical[first:last].tolist()) if row >= 0}
+    awaits = [_row(table.awaits_of, table.awaits, row) for row in canonical[first:last]]
+    above: list[set[int]] = []
+    for row in parents:
+        above.append(set(row).union(*(above[parent] for parent in row)))
+    intervals = []
+    for stage, known in enumerate(revealer):
+        before = {-1} if known < 0 else {-1, known, *above[known]}  # complete once it is visible
+        sources = set()
+        for source in parents[stage]:
+            while source not in before:  # a hidden parent: the revealer stands for it, and so on
+                sources.add(source)
+                source = revealer[source]
+        placeholders = {number[row] for row in awaits[stage] if row in number} - before
+        for source in [*sources, *placeholders]:
+            shown = revealer[source]
+            source_first = shown < 0 or (known >= 0 and known not in above[shown])
+            start = known if source_first else shown
+            intervals.append((start, source if start < 0 or start in above[source] else stage))
+    return intervals
+
+
+def _most_at_once(bank: JobBank, start: IntArray, end: IntArray) -> int:
+    """The most things of one job shown at once; each lasts from ``start`` to ``end``.
+
+    Both are numbers of stages in the bank whose completion begins or ends it, -1 for the arrival.
+    """
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+    from scipy.sparse.csgraph import maximum_flow  # type: ignore[import-untyped]
+
+    count = len(bank.stage_name)
+    job = np.repeat(np.arange(len(bank)), np.diff(bank.job_stages))
+    child = np.repeat(np.arange(count), np.diff(bank.stage_parents))
+    parent = bank.job_stages[job[child]] + bank.parents
+    gain = np.bincount(start[start >= 0], minlength=count) - np.bincount(end, minlength=count)
+    at_arrival = np.bincount(job[end[start < 0]], minlength=len(bank))
+
+    # A minimum cut between the source and the sink, for all jobs at once: a completed stage with a
+    # gain lies on the source's side, and draws its parents there.
+    source, sink = count, count + 1
+    (wins,), (losses,) = np.nonzero(gain > 0), np.nonzero(gain < 0)
+    tail = np.concatenate([np.full(len(wins), source), losses, child])
+    head = np.concatenate([wins, np.full(len(losses), sink), parent])
+    unlimited = np.full(len(child), gain[wins].sum() + 1)
+    capacity = np.concatenate([gain[wins], -gain[losses], unlimited]).astype(np.int32)
+    graph = csr_array((capacity, (tail, head)), shape=(count + 2, count + 2))
+    flow = maximum_flow(graph, source, sink).flow[[source]].toarray()[0, :count]
+    return int((at_arrival + np.bincount(job, np.maximum(gain, 0) - flow)).max())
+
+
+def _row(starts: IntArray, values: IntArray, row: int) -> list[int]:
+    """Row ``row`` of a compressed pair; -1 is empty."""
+    return [] if row < 0 else values[starts[row] : starts[row + 1]].tolist()
 
 
 def _rows(rows: Iterable[Sequence[int]]) -> tuple[IntArray, IntArray]:

@@ -8,7 +8,6 @@ are not visible, and whole jobs that have not arrived. The observation must stay
 import numpy as np
 import pytest
 
-from llmsched_gym.belief.inference import new_beliefs
 from llmsched_gym.cluster.simulator import DECIDE
 from llmsched_gym.cluster.state import EVIDENCE, copy_state
 from llmsched_gym.env.scheduling import LLMSchedEnv
@@ -46,7 +45,7 @@ def shuffle(table, field, where, rng):
 def observe_afresh(env, state):
     """The observation of a state, its belief computed from nothing."""
     env._state = state
-    env._beliefs = new_beliefs(env.num_jobs, env._networks)
+    env._set_up_beliefs()
     arrived = int(state.clock["arrived"][0])
     state.jobs["changed"][:arrived] = EVIDENCE
     state.changed[:arrived] = np.arange(arrived)
@@ -66,13 +65,10 @@ def differing(env, workload_seed, moments=12):
             if done:
                 return changed
         true, scrambled = copy_state(env.state), copy_state(env.state)
-        kept = env._beliefs
         permute_hidden(scrambled, rng)
         before, after = observe_afresh(env, copy_state(true)), observe_afresh(env, scrambled)
         changed |= {key for key in before if before[key].tobytes() != after[key].tobytes()}
-        env._beliefs = kept
-        env._state = true
-        observation = env._observe(DECIDE)
+        observation = observe_afresh(env, true)
     return changed
 
 
@@ -99,9 +95,6 @@ def test_incremental_belief_equals_belief_from_nothing(belief):
             legal = np.flatnonzero(observation["action_mask"])
             observation, _, done, _, _ = env.step(int(rng.choice(legal)))
             assert not done
-        kept, state = env._beliefs, env.state
-        afresh = observe_afresh(env, copy_state(state))
+        afresh = observe_afresh(env, copy_state(env.state))
         for key in observation:
             np.testing.assert_array_equal(observation[key], afresh[key], err_msg=key)
-        env._beliefs, env._state = kept, state
-        observation = env._observe(DECIDE)

@@ -1,61 +1,58 @@
 """Sequence sorting (predefined): the Graph-of-Thoughts operation graph of merge sort.
 
-A list of 32, 64 or 128 numbers is split into lists of 16; every list is sorted five times over,
-pairs are merged ten times over, and each merged list is refined (five times; the last ten times).
-The number of calls per stage is that of Graph of Thoughts (Besta et al., AAAI 2024,
-``structures/llmcompiler_got_templates.json``: 31, 71 and 151 calls); the size shows in the stages
-known at arrival. There is no trace of it: tokens come from the closest measured
-stages, got_setintersection and got_keycount (see the sources in ``parameters.json``).
+A list of 32, 64 or 128 numbers is split into lists of 16; each of them is sorted by five calls;
+then, as long as there are several, pairs are merged (ten calls each) and the results refined (five
+calls each, ten in the end). The number of calls per stage is that of Graph of Thoughts (Besta et
+al., AAAI 2024; ``structures/llmcompiler_got_templates.json``: 31, 71, 151 calls in all), and
+so the size shows in the stages known at arrival. No trace of it exists: tokens come from the closest
+measured stages, in got_setintersection and got_keycount (sources in ``parameters.json``).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from llmsched_gym.workload.applications.sampling import FloatArray, llm_tasks, parameters
-from llmsched_gym.workload.job import Job, Kind, LLMTask, Stage
+from llmsched_gym.workload.applications.sampling import llm_tasks, parameters
+from llmsched_gym.workload.job import Job, Kind, Stage
 
 SIZES = (32, 64, 128)
 SORTED_LENGTH = 16
 CALLS_PER_SORT, CALLS_PER_MERGE, CALLS_PER_REFINE, CALLS_OF_LAST_REFINE = 5, 10, 5, 10
 
 
-def draw(rng: np.random.Generator, job_id: str) -> Job:
-    """One job: split, sort, then (merge, refine) once per doubling of the list length."""
-    fitted = parameters("sequence_sorting")
-    constants = fitted.constants
-    size = SIZES[int(rng.integers(len(SIZES)))]
-    verbosity = float(fitted.marginals["verbosity"].many(rng.standard_normal(1))[0])
-
-    def list_tokens(length: int) -> int:
-        return int(constants["list_tokens"] + constants["tokens_per_number"] * length)
-
-    def outputs(nominal: float, count: int) -> list[int]:
-        slips: FloatArray = fitted.marginals["slip"].many(rng.standard_normal(count))
-        rounded: list[int] = np.rint(nominal * verbosity * slips).astype(np.int64).tolist()
-        return [max(1, tokens) for tokens in rounded]
-
-    lists = size // SORTED_LENGTH
-    split_prompt = constants["split_prompt_of_128"] - constants["tokens_per_number"] * (128 - size)
-    split_output = lists * (list_tokens(SORTED_LENGTH) + constants["key_tokens"])
-    tasks: list[tuple[str, tuple[LLMTask, ...]]] = [
-        ("split", llm_tasks([int(split_prompt)], outputs(split_output, 1)))
-    ]
-
-    def add(name: str, prompt: int, length: int, count: int) -> None:
-        tasks.append((name, llm_tasks([prompt] * count, outputs(list_tokens(length), count))))
-
-    add("sort", constants["examples_prompt"], SORTED_LENGTH, lists * CALLS_PER_SORT)
-    length = SORTED_LENGTH
+def operations(size: int) -> list[tuple[str, int, int]]:
+    """(stage name, length of the lists it writes, number of calls) in order, for one size."""
+    lists, length = size // SORTED_LENGTH, SORTED_LENGTH
+    steps = [("split", size, 1), ("sort", length, lists * CALLS_PER_SORT)]
     while lists > 1:
-        merge_prompt = constants["merge_prompt"] + 2 * list_tokens(length)
         lists, length = lists // 2, 2 * length
-        add("merge", merge_prompt, length, lists * CALLS_PER_MERGE)
-        refine_prompt = constants["examples_prompt"] + list_tokens(length)
-        calls = CALLS_PER_REFINE if lists > 1 else CALLS_OF_LAST_REFINE
-        add("refine", refine_prompt, length, lists * calls)
-    stages = tuple(
-        Stage(name, Kind.LLM, (index - 1,) if index else (), stage_tasks)
-        for index, (name, stage_tasks) in enumerate(tasks)
-    )
-    return Job("sequence_sorting", job_id, stages)
+        refines = CALLS_PER_REFINE if lists > 1 else CALLS_OF_LAST_REFINE
+        steps += [("merge", length, lists * CALLS_PER_MERGE), ("refine", length, lists * refines)]
+    return steps
+
+
+def draw(rng: np.random.Generator, job_id: str) -> Job:
+    """One job of a random size: a chain of 4, 6 or 8 stages, all known at arrival."""
+    fitted = parameters("sequence_sorting")
+    constants, marginals = fitted.constants, fitted.marginals
+    per_number, per_list = constants["tokens_per_number"], constants["tokens_per_list"]
+    size = SIZES[int(rng.integers(len(SIZES)))]
+    verbosity = float(marginals["verbosity"].many(rng.standard_normal(1))[0])
+
+    stages: list[Stage] = []
+    for name, length, calls in operations(size):
+        prompt = constants[f"{name}_prompt"]
+        nominal = per_list + per_number * length
+        if name == "split":
+            lists = length // SORTED_LENGTH
+            prompt += per_number * length
+            nominal = per_number * length + lists * (per_list + constants["tokens_per_key"])
+        elif name == "merge":
+            prompt += 2 * per_list + per_number * length
+        elif name == "refine":
+            prompt += nominal
+        outputs = nominal * verbosity * marginals["slip"].many(rng.standard_normal(calls))
+        tokens: list[int] = np.maximum(1, np.rint(outputs)).astype(np.int64).tolist()
+        parents = (len(stages) - 1,) if stages else ()
+        stages.append(Stage(name, Kind.LLM, parents, llm_tasks([prompt] * calls, tokens)))
+    return Job("sequence_sorting", job_id, tuple(stages))

@@ -1,0 +1,179 @@
+"""When jobs arrive: a Poisson process, recorded timestamps, or all at once."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+class Arrivals(Protocol):
+    """A way to draw arrival times."""
+
+    def draw(self, rng: np.random.Generator, count: int, rate: float) -> FloatArray:
+        """float64 [count]: arrival times in seconds, ascending, the first at 0 or later.
+
+        ``rate`` is in jobs per second.
+        """
+        ...
+
+
+class Poisson:
+    """Independent exponential times between arrivals, of mean ``1 / rate`` seconds.
+
+    The first job arrives after one such time, so the expected last arrival is ``count / rate``.
+    """
+
+    def draw(self, rng: np.random.Generator, count: int, rate: float) -> FloatArray:
+        """See :class:`Arrivals`; ValueError unless the rate is positive and finite."""
+        _check_rate(rate)
+        return np.cumsum(rng.exponential(1.0 / rate, count))
+
+
+class Burst:
+    """All jobs arrive at time zero; the rate plays no part."""
+
+    def draw(self, rng: np.random.Generator, count: int, rate: float) -> FloatArray:
+        """See :class:`Arrivals`."""
+        return np.zeros(count)
+
+
+class Recorded:
+    """The rhythm of recorded arrivals, sped up or slowed down to the rate that is asked for.
+
+    An episode of n jobs takes n successive timestamps, the first of them drawn uniformly from the
+    record; it arrives at time 0. After the record's last timestamp comes its first again, one mean
+    time between arrivals later, as often as need be. The times between arrivals are then multiplied
+    by one number, so that the episode's own mean is exactly ``1 / rate``: every episode offers the
+    load that it is said to offer, and what is kept of the record is the variation within the
+    episode, bursts above all. How the load changes over spans longer than an episode is lost.
+
+    If all n timestamps are equal they cannot be scaled, and all jobs arrive at time 0.
+
+    Parameters
+    ----------
+    timestamps : at least 2, in seconds from any origin, ascending; repeated ones are allowed, but
+        not all may be equal.
+
+    Raises
+    ------
+    ValueError
+        if there are too few timestamps, one is not finite or is earlier than the one before it, or
+        all are equal.
+    """
+
+    def __init__(self, timestamps: ArrayLike) -> None:
+        times = np.asarray(timestamps, np.float64)
+        if times.ndim != 1 or len(times) < 2:
+            raise ValueError("timestamps: a list of at least 2 is needed")
+        if not np.isfinite(times).all():
+            raise ValueError("timestamps: one is not finite")
+        gaps = np.diff(times)
+        if (gaps < 0).any():
+            raise ValueError(f"timestamps: number {np.argmax(gaps < 0) + 2} is out of order")
+        if times[-1] == times[0]:
+            raise ValueError("timestamps: all are equal")
+        self._gaps = np.append(gaps, gaps.mean())  # time from each to the next, round the end
+
+    @classmethod
+    def from_csv(cls, path: str | Path, column: str | None = None) -> Recorded:
+        """Read one arrival per row from a CSV file, with or without a row of column names.
+
+        A timestamp is a number of seconds, or a date and time in ISO 8601 (without an offset: UTC;
+        beyond microseconds, digits are dropped), as in the public Azure LLM inference traces.
+        ``column`` names the column; None is the first.
+
+        Raises
+        ------
+        FileNotFoundError
+            if there is no such file.
+        ValueError
+            ``file:line: what is wrong``: no such column, not a timestamp, not finite, earlier than
+            the one before it, fewer than 2, all equal, not a text file.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file")
+        times: list[float] = []
+        line = 1
+        for line, text in _column(path, column):
+            try:
+                times.append(_seconds(text))
+            except ValueError:
+                raise ValueError(f"{path}:{line}: {text!r} is not a timestamp") from None
+            if len(times) > 1 and times[-1] < times[-2]:
+                raise ValueError(f"{path}:{line}: {text!r} is earlier than the row before it")
+        try:
+            return cls(times)
+        except ValueError as error:
+            raise ValueError(f"{path}:{line}: {error}") from None
+
+    def draw(self, rng: np.random.Generator, count: int, rate: float) -> FloatArray:
+        """See :class:`Arrivals`; ValueError unless the rate is positive and finite."""
+        _check_rate(rate)
+        first = rng.integers(len(self._gaps))
+        gaps = self._gaps.take(np.arange(first, first + count - 1), mode="wrap")
+        span = gaps.sum()
+        scale = (count - 1) / (rate * span) if span > 0 else 0.0
+        return np.concatenate([[0.0], np.cumsum(gaps) * scale])
+
+
+def _column(path: Path, column: str | None) -> Iterator[tuple[int, str]]:
+    """The cells of one column with their line numbers, without the row of column names."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = csv.reader(stream)
+            index = None
+            for row in rows:
+                if not row:
+                    continue
+                if index is None:
+                    index = 0 if column is None else _position(path, rows.line_num, row, column)
+                    if column is not None or not _is_timestamp(row[0]):
+                        continue
+                if index >= len(row):
+                    raise ValueError(f"{path}:{rows.line_num}: no cell in column {index + 1}")
+                yield rows.line_num, row[index].strip()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}:1: not a CSV file: {error}") from None
+
+
+def _position(path: Path, line: int, header: Sequence[str], column: str) -> int:
+    if column not in header:
+        raise ValueError(f"{path}:{line}: no column {column!r}, choose from {', '.join(header)}")
+    return header.index(column)
+
+
+def _seconds(text: str) -> float:
+    """Seconds from some origin; ValueError if the text is no finite number, date or time."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        seconds = moment.timestamp()
+    if not math.isfinite(seconds):
+        raise ValueError(f"{text} is not finite")
+    return seconds
+
+
+def _is_timestamp(text: str) -> bool:
+    try:
+        _seconds(text.strip())
+    except ValueError:
+        return False
+    return True
+
+
+def _check_rate(rate: float) -> None:
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"rate: {rate} is not a positive number of jobs per second")
