@@ -10,12 +10,13 @@ import numba
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def compiled(function: F) -> F:
+def compiled(function: F, **options: Any) -> F:
     """Compile with numba: without the GIL, kept on disk if any cache directory is writable.
 
-    A read-only installation without a cache directory compiles anew in each process.
+    A read-only installation without a cache directory compiles anew in each process. ``options``
+    are further options of ``numba.njit``.
     """
     try:
-        return numba.njit(cache=True, nogil=True)(function)  # type: ignore[return-value]
+        return numba.njit(cache=True, nogil=True, **options)(function)  # type: ignore[return-value]
     except RuntimeError:  # numba: "cannot cache function: no locator available"
-        return numba.njit(nogil=True)(function)  # type: ignore[return-value]
+        return numba.njit(nogil=True, **options)(function)  # type: ignore[return-value]

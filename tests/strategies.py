@@ -1,8 +1,8 @@
-"""Hypothesis strategies: random valid jobs and lists of them."""
+"""Jobs for tests: Hypothesis strategies for random valid ones, and short ways to write them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from hypothesis import strategies as st
@@ -12,6 +12,28 @@ from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage, Ta
 
 NAMES = ("plan", "call", "check")
 DURATIONS_S = (0.0, 0.25, 0.5, 1.0)  # coincidences are the interesting case
+
+
+def llm(
+    name: str = "call", parents: Sequence[int] = (), revealed_by: int | None = None, tasks: int = 1
+) -> Stage:
+    """A stage of LLM tasks, 10 tokens in and 5 out."""
+    return Stage(name, Kind.LLM, tuple(parents), (LLMTask(10, 5),) * tasks, revealed_by)
+
+
+def tool(
+    name: str = "tool", parents: Sequence[int] = (), revealed_by: int | None = None, tasks: int = 1
+) -> Stage:
+    """A stage of regular tasks, one second each."""
+    return Stage(name, Kind.REGULAR, tuple(parents), (RegularTask(1.0),) * tasks, revealed_by)
+
+
+def completed_sets(job: Job) -> Iterator[frozenset[int]]:
+    """Every set of stages that may be complete at one time (up to 2 ** stages of them)."""
+    sets = [frozenset[int]()]
+    for index in job.topological_order():
+        sets += [done | {index} for done in sets if done.issuperset(job.stages[index].parents)]
+    return iter(sets)
 
 
 @st.composite

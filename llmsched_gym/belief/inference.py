@@ -139,6 +139,7 @@ class Beliefs(NamedTuple):
     moments: FloatArray  # [rows, 5]
     marginal: FloatArray  # [variables, S]
     mark: IntArray  # [variables]
+    queries: IntArray  # [variables] how many variables of a question are in or below a bucket
     size: IntArray  # [variables] of a message
     offset: IntArray  # [variables] of a message
     axis: IntArray  # [variables] stride of the ready stage's state in a message
@@ -437,6 +438,7 @@ def new_beliefs(num_jobs: int, networks: Networks) -> Beliefs:
         moments=np.zeros((rows, 5)),
         marginal=np.zeros((variables, width)),
         mark=ints(variables),
+        queries=ints(variables),
         size=ints(variables),
         offset=ints(variables),
         axis=ints(variables),
@@ -897,11 +899,9 @@ def _information(networks: Networks, beliefs: Beliefs, x: int, found: int) -> fl
     """I(X; Y_1..Y_M | evidence) in bits; the Ys are the first ``found`` variables on the stack."""
     first = beliefs.origin[1]
     top = beliefs.component[x]
-    for v in range(len(beliefs.mark)):
-        beliefs.mark[v] = 0
-    last = x
-    asked = 1
+    beliefs.mark[:] = 0
     _mark_path(networks, beliefs, x, top)
+    last, asked = x, 1
     for k in range(found):
         y = beliefs.stack[k]
         if beliefs.component[y] == top and beliefs.low[y] < beliefs.high[y]:
@@ -912,11 +912,12 @@ def _information(networks: Networks, beliefs: Beliefs, x: int, found: int) -> fl
         return 0.0
     used = 0
     for v in range(last, top - 1, -1):
-        if beliefs.mark[v] == 0:
-            continue
-        used, below = _message(networks, beliefs, v + first, x, used, asked)
-        if below == asked:
-            return _joint_information(beliefs, v)
+        if beliefs.mark[v] > 0:
+            used = _message(networks, beliefs, v + first, x, used, asked)
+            if used < 0:
+                return 0.0
+            if beliefs.queries[v] == asked:
+                return _joint_information(beliefs, v, x)
     return 0.0
 
 
@@ -930,3 +931,366 @@ def _mark_path(networks: Networks, beliefs: Beliefs, v: int, top: int) -> None:
             break
         u = networks.parent[u + beliefs.origin[1]] - beliefs.origin[1]
     beliefs.mark[v] = 2
+
+
+@compiled
+def _message(
+    networks: Networks, beliefs: Beliefs, v: int, x: int, used: int, asked: int
+) -> int:
+    """P(query variables in and below the bucket of v | row), or their joint at the top.
+
+    Written to ``beliefs.message`` from ``used`` on; returns where the free space begins.
+    """
+    here, states = v - beliefs.origin[1], networks.states[v]
+    own = beliefs.mark[here] == 2
+    queries, inner, axis = 0, 1, 0
+    for k in range(networks.child_of[v], networks.child_of[v + 1]):
+        u = networks.child[k] - beliefs.origin[1]
+        if beliefs.mark[u] > 0:
+            queries += beliefs.queries[u]
+            inner *= beliefs.size[u]
+            axis = beliefs.axis[u] if beliefs.axis[u] > 0 else axis * beliefs.size[u]
+    size = inner
+    if own:
+        queries += 1
+        size *= beliefs.high[here] - beliefs.low[here] + 1
+        if here == x:
+            axis = inner
+    top = queries == asked
+    rows = networks.rows[v + 1] - networks.rows[v]
+    end = used + size * (1 if top else rows)
+    if end > len(beliefs.message):
+        return -1
+    beliefs.queries[here], beliefs.size[here] = queries, size
+    beliefs.axis[here], beliefs.offset[here] = axis, used
+    beliefs.message[used:end] = 0.0
+    if beliefs.dirty[here] == 1:
+        given = beliefs.conditional[networks.entries[v] - beliefs.origin[3] :]
+    else:
+        given = networks.table[networks.entries[v] :]
+    weight = beliefs.weight[networks.rows[v] - beliefs.origin[2] :]
+    for row in range(rows):
+        if weight[row] == 0.0:
+            continue
+        out = used if top else used + row * size
+        for state in range(beliefs.low[here], beliefs.high[here] + 1):
+            p = given[row * states + state]
+            if top:
+                p *= weight[row]
+            if p > 0.0:
+                to = out + (state - beliefs.low[here]) * inner if own else out
+                _add_product(networks, beliefs, v, row * states + state, p, inner, to)
+    return end
+
+
+@compiled
+def _add_product(
+    networks: Networks, beliefs: Beliefs, v: int, entry: int, p: float, inner: int, out: int
+) -> None:
+    """Add p times the outer product of the messages from below one entry of a bucket."""
+    product, message = beliefs.product, beliefs.message
+    product[0] = p
+    length = 1
+    for k in range(networks.child_of[v], networks.child_of[v + 1]):
+        u = networks.child[k]
+        here = u - beliefs.origin[1]
+        if beliefs.mark[here] == 0:
+            continue
+        size = beliefs.size[here]
+        start = beliefs.offset[here] + networks.up[networks.up_of[u] + entry] * size
+        for i in range(length - 1, -1, -1):
+            value = product[i]
+            for q in range(size):
+                product[i * size + q] = value * message[start + q]
+        length *= size
+    for q in range(inner):
+        message[out + q] += product[q]
+
+
+@compiled
+def _joint_information(beliefs: Beliefs, v: int, x: int) -> float:
+    """I(X; the other query variables) from their joint distribution at the bucket of v."""
+    size, axis = beliefs.size[v], beliefs.axis[v]
+    states = beliefs.high[x] - beliefs.low[x] + 1
+    joint = beliefs.message[beliefs.offset[v] : beliefs.offset[v] + size]
+    alone = beliefs.product[:states]
+    alone[:] = 0.0
+    information = total = 0.0
+    for block in range(0, size, axis * states):
+        for rest in range(axis):
+            others = 0.0
+            for state in range(states):
+                p = joint[block + state * axis + rest]
+                others += p
+                alone[state] += p
+                information -= _plogp(p)
+            information += _plogp(others)
+            total += others
+    if not total > 0.0:
+        return 0.0
+    information += _entropy(alone)
+    # With a total of t instead of 1 the sum above is t times (I - log2 t).
+    return max(0.0, information / total + math.log2(total))
+
+
+# --------------------------------------------------------------------------------------------------
+# Updating
+
+
+@compiled
+def update(
+    state: ClusterState,
+    templates: TemplateTable,
+    networks: Networks,
+    beliefs: Beliefs,
+    mode: int,
+) -> None:
+    """Update the beliefs of every job in ``state.changed``.
+
+    Parameters
+    ----------
+    state : of the cluster. What is hidden in it is read in mode ``ORACLE`` only.
+    templates, networks : in the order of the bank's applications.
+    beliefs : written. A job's stage rows are computed when evidence came, its sums always.
+    mode : ``NONE``, ``PRIOR``, ``BAYES`` or ``ORACLE``.
+    """
+    if mode == NONE:
+        return
+    for k in range(state.clock["changed"][0]):
+        job = state.changed[k]
+        evidence = state.jobs["changed"][job] == EVIDENCE
+        if mode == ORACLE:
+            _update_oracle(state, networks, beliefs, job)
+        elif mode == PRIOR:
+            _update_prior(state, templates, networks, beliefs, job, evidence)
+        else:
+            _update_bayes(state, templates, networks, beliefs, job, evidence)
+
+
+@compiled
+def _update_bayes(
+    state: ClusterState,
+    templates: TemplateTable,
+    networks: Networks,
+    beliefs: Beliefs,
+    job: int,
+    evidence: bool,
+) -> None:
+    application = state.jobs["application"][job]
+    _focus(networks, beliefs, application)
+    _observe(state, templates, networks, beliefs, job)
+    _set_evidence(state, networks, beliefs, job)
+    _collect(networks, beliefs, application)
+    if evidence:
+        _distribute(networks, beliefs, application)
+        for c in range(networks.first[application + 1] - networks.first[application]):
+            _describe_stage(networks, beliefs, job, c)
+        _reduce_ready(state, templates, networks, beliefs, job, application, BAYES)
+    _sum_job(state, networks, beliefs, job)
+    _add_moments(networks, beliefs, job, application)
+
+
+@compiled
+def _describe_stage(networks: Networks, beliefs: Beliefs, job: int, c: int) -> None:
+    row = beliefs.stages[job]
+    status = beliefs.status[c]
+    if status <= PRESENT:
+        stage = c + beliefs.origin[0]
+        v = networks.demand[stage]
+        marginal = beliefs.marginal[v - beliefs.origin[1], : networks.states[v]]
+        _describe(networks, stage, marginal, row, c)
+    else:
+        row["presence"][c] = 0.0 if status == ABSENT else 1.0
+        row["demand_s"][c] = row["entropy_bits"][c] = 0.0
+        row["low_s"][c] = row["high_s"][c] = 0.0
+    row["reduction"][c] = 0.0
+
+
+@compiled
+def _reduce_ready(
+    state: ClusterState,
+    templates: TemplateTable,
+    networks: Networks,
+    beliefs: Beliefs,
+    job: int,
+    application: int,
+    mode: int,
+) -> None:
+    base = networks.first[application]
+    for c in range(networks.first[application + 1] - base):
+        if beliefs.status[c] != PRESENT:
+            continue
+        if state.stages["unfinished_parents"][beliefs.actual[c]] > 0:
+            continue
+        if mode == PRIOR:
+            _only_present(networks, beliefs, application, c)
+        reduction = _reduction(templates, networks, beliefs, job, c + base)
+        beliefs.stages["reduction"][job, c] = reduction
+
+
+@compiled
+def _only_present(networks: Networks, beliefs: Beliefs, application: int, c: int) -> None:
+    """Posteriors given no more than that one stage is present."""
+    base, first = networks.first[application], networks.variables[application]
+    for v in range(first, networks.variables[application + 1]):
+        beliefs.low[v - first] = 0
+        beliefs.high[v - first] = networks.states[v] - 1
+    beliefs.low[networks.demand[c + base] - first] = 1
+    if networks.fanout[c + base] >= 0:
+        beliefs.low[networks.fanout[c + base] - first] = 1
+    _collect(networks, beliefs, application)
+    _distribute(networks, beliefs, application)
+
+
+@compiled
+def _update_prior(
+    state: ClusterState,
+    templates: TemplateTable,
+    networks: Networks,
+    beliefs: Beliefs,
+    job: int,
+    evidence: bool,
+) -> None:
+    application = state.jobs["application"][job]
+    base = networks.first[application]
+    _focus(networks, beliefs, application)
+    _observe(state, templates, networks, beliefs, job)
+    count = networks.first[application + 1] - base
+    if evidence:
+        for c in range(count):
+            _describe_stage(networks, beliefs, job, c)
+            if beliefs.status[c] == UNDETERMINED:
+                beliefs.stages[job, c] = networks.prior[c + base]
+            elif beliefs.status[c] == PRESENT:
+                beliefs.stages[job, c] = networks.prior_present[c + base]
+        _reduce_ready(state, templates, networks, beliefs, job, application, PRIOR)
+    _sum_job(state, networks, beliefs, job)
+    row = beliefs.jobs
+    for c in range(count):
+        if beliefs.status[c] <= PRESENT:
+            variance = networks.prior_variance[c + base, beliefs.status[c]]
+            variance *= beliefs.fraction[c] ** 2
+            if networks.kind[c + base] == 0:
+                row["variance_llm"][job] += variance
+            else:
+                row["variance_regular"][job] += variance
+
+
+@compiled
+def _sum_job(state: ClusterState, networks: Networks, beliefs: Beliefs, job: int) -> None:
+    """Means and intervals of what remains of a job; its variances are left to be added."""
+    application = state.jobs["application"][job]
+    base = networks.first[application]
+    row, stages = beliefs.jobs, beliefs.stages
+    row["prior_llm_s"][job] = networks.prior_job[application, 0]
+    row["prior_regular_s"][job] = networks.prior_job[application, 1]
+    row["llm_s"][job] = row["low_llm_s"][job] = row["high_llm_s"][job] = 0.0
+    row["regular_s"][job] = row["low_regular_s"][job] = row["high_regular_s"][job] = 0.0
+    row["variance_llm"][job] = row["covariance"][job] = row["variance_regular"][job] = 0.0
+    for c in range(networks.first[application + 1] - base):
+        left = beliefs.fraction[c]
+        if left == 0.0:
+            continue
+        mean = left * stages["demand_s"][job, c]
+        low, high = left * stages["low_s"][job, c], left * stages["high_s"][job, c]
+        _add_demand(row, job, networks.kind[c + base], mean, low, high, 0.0)
+    if row["skipped"][job] > 0:
+        _add_skipped(state, networks, beliefs, job)
+
+
+@compiled
+def _add_demand(
+    row: Table, job: int, kind: int, mean: float, low: float, high: float, variance: float
+) -> None:
+    if kind == 0:
+        row["llm_s"][job] += mean
+        row["low_llm_s"][job] += low
+        row["high_llm_s"][job] += high
+        row["variance_llm"][job] += variance
+    else:
+        row["regular_s"][job] += mean
+        row["low_regular_s"][job] += low
+        row["high_regular_s"][job] += high
+        row["variance_regular"][job] += variance
+
+
+@compiled
+def _add_skipped(state: ClusterState, networks: Networks, beliefs: Beliefs, job: int) -> None:
+    """Visible unfinished stages that no past job had count as so many average tasks."""
+    application = state.jobs["application"][job]
+    base, end = networks.first[application], networks.first[application + 1]
+    first = state.jobs["first_stage"][job]
+    for s in range(first, first + state.jobs["num_stages"][job]):
+        if state.stages["visible"][s] == 0:
+            continue
+        c, kind = state.stages["canonical"][s], state.stages["kind"][s]
+        if base <= c < end and networks.kind[c] == kind:
+            continue
+        left = state.stages["num_tasks"][s] - state.stages["completed_tasks"][s]
+        _add_demand(
+            beliefs.jobs,
+            job,
+            kind,
+            left * networks.task_mean[application, kind],
+            left * networks.task_low[application, kind],
+            left * networks.task_high[application, kind],
+            left * networks.task_variance[application, kind],
+        )
+
+
+@compiled
+def _add_moments(networks: Networks, beliefs: Beliefs, job: int, application: int) -> None:
+    """Variances of what remains: the trees that the evidence leaves are independent."""
+    row = beliefs.jobs
+    first, last = networks.variables[application], networks.variables[application + 1]
+    for v in range(first, last):
+        here = v - first
+        if beliefs.root[here] < 0 or beliefs.low[here] == beliefs.high[here]:
+            continue
+        at = networks.rows[v] + beliefs.root[here]
+        if beliefs.dirty[here] == 1:
+            moments = beliefs.moments[at - beliefs.origin[2]]
+        else:
+            moments = networks.moments[at]
+        row["variance_llm"][job] += max(0.0, moments[2])
+        row["covariance"][job] += moments[3]
+        row["variance_regular"][job] += max(0.0, moments[4])
+
+
+@compiled
+def _update_oracle(
+    state: ClusterState, networks: Networks, beliefs: Beliefs, job: int
+) -> None:
+    """The hidden truth: what really remains, without uncertainty."""
+    application = state.jobs["application"][job]
+    base, end = networks.first[application], networks.first[application + 1]
+    row = beliefs.jobs[job]
+    out = beliefs.stages[job]
+    for c in range(len(out)):
+        out["presence"][c] = out["demand_s"][c] = out["entropy_bits"][c] = 0.0
+        out["low_s"][c] = out["high_s"][c] = out["reduction"][c] = 0.0
+    left = np.zeros(2)
+    whole = np.zeros(2)
+    first = state.jobs["first_stage"][job]
+    for s in range(first, first + state.jobs["num_stages"][job]):
+        kind = state.stages["kind"][s]
+        start = state.stages["first_task"][s]
+        for t in range(start, start + state.stages["num_tasks"][s]):
+            seconds = state.tasks["demand"][t] / TICKS_PER_SECOND
+            whole[kind] += seconds
+            end_time = state.tasks["end"][t]
+            if end_time < 0 or end_time > state.clock["now"][0]:
+                left[kind] += seconds
+        c = state.stages["canonical"][s]
+        if base <= c < end:
+            out["presence"][c - base] = 1.0
+            if state.stages["completed_tasks"][s] < state.stages["num_tasks"][s]:
+                seconds = state.stages["demand"][s] / TICKS_PER_SECOND
+                out["demand_s"][c - base] = seconds
+                out["low_s"][c - base] = out["high_s"][c - base] = seconds
+    row["prior_llm_s"], row["prior_regular_s"] = whole[0], whole[1]
+    row["llm_s"], row["regular_s"] = left[0], left[1]
+    row["low_llm_s"] = row["high_llm_s"] = left[0]
+    row["low_regular_s"] = row["high_regular_s"] = left[1]
+    row["variance_llm"] = row["covariance"] = row["variance_regular"] = 0.0
+    row["skipped"] = row["clamped"] = 0

@@ -383,3 +383,22 @@ def _write_legal(state, row_stages, mask):
         else:
             task = stages["first_task"][stage] + stages["started_tasks"][stage]
             mask[row] = tasks["prompt_tokens"][task] + stages["output_limit"][stage] <= room
+
+
+def describe() -> str:
+    """The tables of features in Markdown, as docs/observation.md prints them."""
+    tables = (
+        ("stages", "stage row", STAGE_FEATURES),
+        ("jobs", "job row", JOB_FEATURES),
+        ("cluster", "entry", CLUSTER_FEATURES),
+    )
+    lines: list[str] = []
+    for name, row, features in tables:
+        lines += [f"### `{name}`, per {row}", "", "| column | name | unit | meaning |"]
+        lines.append("|---|---|---|---|")
+        lines += [
+            f"| {column} | `{feature.name}` | {feature.unit} | {feature.meaning} |"
+            for column, feature in enumerate(features)
+        ]
+        lines.append("")
+    return "\n".join(lines)

@@ -16,10 +16,11 @@ from llmsched_gym.belief.inference import (
     NONE,
     ORACLE,
     PRIOR,
+    compile_profile,
     new_beliefs,
     update,
 )
-from llmsched_gym.belief.profile import BeliefSettings, compile_profile, load_or_fit
+from llmsched_gym.belief.profile import BeliefSettings, load_or_fit
 from llmsched_gym.cluster.latency import Cluster, load_cluster
 from llmsched_gym.cluster.simulator import (
     DECIDE,

@@ -109,6 +109,8 @@ class Recorded:
                 times.append(_seconds(text))
             except ValueError:
                 raise ValueError(f"{path}:{line}: {text!r} is not a timestamp") from None
+            if not math.isfinite(times[-1]):
+                raise ValueError(f"{path}:{line}: {text!r} is not finite")
             if len(times) > 1 and times[-1] < times[-2]:
                 raise ValueError(f"{path}:{line}: {text!r} is earlier than the row before it")
         try:
@@ -128,13 +130,11 @@ class Recorded:
 
 def _column(path: Path, column: str | None) -> Iterator[tuple[int, str]]:
     """The cells of one column with their line numbers, without the row of column names."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.reader(stream)
-            index = None
-            for row in rows:
-                if not row:
-                    continue
+    index = None
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        rows = csv.reader(stream)
+        try:
+            for row in filter(None, rows):
                 if index is None:
                     index = 0 if column is None else _position(path, rows.line_num, row, column)
                     if column is not None or not _is_timestamp(row[0]):
@@ -142,8 +142,10 @@ def _column(path: Path, column: str | None) -> Iterator[tuple[int, str]]:
                 if index >= len(row):
                     raise ValueError(f"{path}:{rows.line_num}: no cell in column {index + 1}")
                 yield rows.line_num, row[index].strip()
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}:1: not a CSV file: {error}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}:{rows.line_num + 1}: not UTF-8 from here on") from None
+        except csv.Error as error:
+            raise ValueError(f"{path}:{rows.line_num}: {error}") from None
 
 
 def _position(path: Path, line: int, header: Sequence[str], column: str) -> int:
@@ -153,17 +155,12 @@ def _position(path: Path, line: int, header: Sequence[str], column: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    """Seconds from some origin; ValueError if the text is no finite number, date or time."""
+    """Seconds from some origin; ValueError if the text is neither a number nor a date and time."""
     try:
-        seconds = float(text)
+        return float(text)
     except ValueError:
         moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = moment.timestamp()
-    if not math.isfinite(seconds):
-        raise ValueError(f"{text} is not finite")
-    return seconds
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _is_timestamp(text: str) -> bool:

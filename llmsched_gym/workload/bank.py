@@ -139,18 +139,20 @@ class JobBank:
     def _stage(self, stage: int) -> Stage:
         kind = Kind(int(self.stage_kind[stage]))
         revealed_by = int(self.stage_revealed_by[stage])
-        tasks: list[Task] = []
-        for task in range(self.stage_tasks[stage], self.stage_tasks[stage + 1]):
-            if kind == Kind.LLM:
-                tasks.append(LLMTask(int(self.prompt_tokens[task]), int(self.output_tokens[task])))
-            else:
-                tasks.append(RegularTask(float(self.duration_s[task])))
-        first, last = self.stage_parents[stage], self.stage_parents[stage + 1]
+        parents = slice(self.stage_parents[stage], self.stage_parents[stage + 1])
+        tasks = slice(self.stage_tasks[stage], self.stage_tasks[stage + 1])
+        packed: Iterable[Task]
+        if kind == Kind.LLM:
+            packed = map(
+                LLMTask, self.prompt_tokens[tasks].tolist(), self.output_tokens[tasks].tolist()
+            )
+        else:
+            packed = map(RegularTask, self.duration_s[tasks].tolist())
         return Stage(
             name=self.stage_names[self.stage_name[stage]].partition("#")[0],
             kind=kind,
-            parents=tuple(int(parent) for parent in self.parents[first:last]),
-            tasks=tuple(tasks),
+            parents=tuple(self.parents[parents].tolist()),
+            tasks=tuple(packed),
             revealed_by=None if revealed_by < 0 else revealed_by,
         )
 

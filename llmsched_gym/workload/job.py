@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
-from numbers import Integral
+
+import numpy as np
 
 MAX_TOKENS = 2**31 - 1
 
@@ -236,7 +237,7 @@ def _check_task(where: str, kind: Kind, task: Task) -> None:
 
 
 def _check_tokens(where: str, tokens: int) -> None:
-    if not isinstance(tokens, Integral) or isinstance(tokens, bool):
+    if not isinstance(tokens, (int, np.integer)) or isinstance(tokens, bool):
         raise InvalidJob(f"{where}: {tokens!r} is not a whole number")
     if not 1 <= tokens <= MAX_TOKENS:
         raise InvalidJob(f"{where}: {tokens} is not between 1 and {MAX_TOKENS}")

@@ -53,39 +53,36 @@ class Template:
         applications = {job.application for job in jobs}
         if len(applications) != 1:
             raise ValueError(f"jobs: one application expected, got {sorted(applications)}")
-        kinds: dict[str, Counter[Kind]] = defaultdict(Counter)
-        for job in jobs:
-            for name, stage in zip(job.canonical_names(), job.stages, strict=True):
-                kinds[name][stage.kind] += 1
-        stages = _canonical_order(jobs)
+        named = [(job, job.canonical_names()) for job in jobs]
+        stages = _canonical_order(named)
         row = {name: index for index, name in enumerate(stages)}
+        kinds: list[Counter[Kind]] = [Counter() for _ in stages]
         revealers: list[set[int]] = [set() for _ in stages]
         awaits: list[set[int]] = [set() for _ in stages]
         at_arrival = [False] * len(stages)
-        for job in jobs:
-            names, waits = job.canonical_names(), awaited(job)
-            for index, stage in enumerate(job.stages):
-                here = row[names[index]]
+        for job, names in named:
+            rows = [row[name] for name in names]
+            for here, stage, waits in zip(rows, job.stages, awaited(job), strict=True):
+                kinds[here][stage.kind] += 1
                 if stage.revealed_by is None:
                     at_arrival[here] = True
                 else:
-                    revealers[here].add(row[names[stage.revealed_by]])
-                awaits[here] |= {row[names[revealer]] for revealer in waits[index]}
+                    revealers[here].add(rows[stage.revealed_by])
+                awaits[here] |= {rows[revealer] for revealer in waits}
         return cls(
             application=applications.pop(),
             stages=stages,
-            kinds=tuple(kinds[name].most_common(1)[0][0] for name in stages),
+            kinds=tuple(counts.most_common(1)[0][0] for counts in kinds),
             revealers=tuple(map(frozenset, revealers)),
             at_arrival=tuple(at_arrival),
             awaits=tuple(map(frozenset, awaits)),
         )
 
 
-def _canonical_order(jobs: Sequence[Job]) -> tuple[str, ...]:
+def _canonical_order(named: Iterable[tuple[Job, Sequence[str]]]) -> tuple[str, ...]:
     positions: dict[str, list[int]] = defaultdict(list)
     edges: Counter[tuple[str, str]] = Counter()
-    for job in jobs:
-        names = job.canonical_names()
+    for job, names in named:
         for position, index in enumerate(job.topological_order()):
             positions[names[index]].append(position)
             edges.update((names[parent], names[index]) for parent in job.stages[index].parents)

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -236,8 +237,8 @@ def test_bad_options_are_named(options, message):
 
 
 def test_a_task_larger_than_the_kv_cache_is_refused():
-    tiny = load_cluster("a100_llama2_7b")
-    tiny = load_cluster(tiny, kv_capacity_tokens=100)
+    cluster = load_cluster("a100_llama2_7b")
+    tiny = replace(cluster, latency=replace(cluster.latency, kv_capacity_tokens=100))
     with pytest.raises(ValueError, match="100"):
         make(cluster=tiny)
 

@@ -1,8 +1,8 @@
 """The six applications of LLMSched (Zhu et al., ICDCS 2025), fitted to measured jobs.
 
-``APPLICATIONS[name](rng, job_id)`` draws one job. The same generator state gives the same job on any
-machine. Parameters, with the source of each, are in ``parameters.json``; ``docs/workloads.md``
-compares what is drawn with what was measured.
+``APPLICATIONS[name](rng, job_id)`` draws one job. The same generator state gives the same job on
+any machine. Parameters, with the source of each, are in ``parameters.json``;
+``docs/workloads.md`` compares what is drawn with what was measured.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from llmsched_gym.workload.applications.sampling import FloatArray
-from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
+from llmsched_gym.workload.applications.sequence_sorting import SIZES
+from llmsched_gym.workload.job import Kind, LLMTask, RegularTask, Stage
 from llmsched_gym.workload.traces import read_traces
 
 # One entry per job, the values of its tasks in it (none, one or several).
@@ -44,6 +45,7 @@ TRACES = (
 )
 TEMPLATES_FILE = Path("structures/llmcompiler_got_templates.json")
 GRAPHS_FILE = Path("structures/taskbench_graphs.jsonl")
+PROMPT_FIELD = "planner_prompt_file_tokens_total(gpt_prompts.py, planner+output few-shots)"
 
 
 class Measured:
@@ -59,13 +61,37 @@ class Measured:
 
     def __init__(self, shared: Path) -> None:
         self.jobs = {name: read_traces(shared / "traces" / f"{name}.jsonl") for name in TRACES}
-        self.templates = json.loads((shared / TEMPLATES_FILE).read_text(encoding="utf-8"))
-        lines = (shared / GRAPHS_FILE).read_text(encoding="utf-8").splitlines()
-        self.graphs: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        templates = shared / TEMPLATES_FILE
+        record = _record(f"{templates}", templates.read_text(encoding="utf-8"))
+        try:
+            questions = record["llmcompiler"]["parallelqa"]
+            self.branches = {int(size): int(n) for size, n in questions["branch_hist"].items()}
+            self.planner_prompt = round(questions[PROMPT_FIELD] + questions["question_tokens_mean"])
+            calls = record["graph_of_thoughts"]["total_calls"]
+            self.sorting_calls = {size: int(calls[f"sorting_{size:03d}_got"]) for size in SIZES}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{templates}: missing or malformed field: {error}") from None
+        graphs = shared / GRAPHS_FILE
+        self.graphs: list[dict[str, Any]] = []
+        for number, line in enumerate(graphs.read_text(encoding="utf-8").splitlines(), 1):
+            graph = _record(f"{graphs}:{number}", line)
+            if not {"src", "dom", "n", "edges"} <= graph.keys():
+                raise ValueError(f"{graphs}:{number}: src, dom, n and edges expected")
+            self.graphs.append(graph)
 
     def stages(self, trace: str, name: str) -> list[list[Stage]]:
         """Per job of a trace, its stages of that name."""
         return [[stage for stage in job.stages if stage.name == name] for job in self.jobs[trace]]
+
+
+def _record(where: str, text: str) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: an object expected")
+    return record
 
 
 def fit(measured: Measured) -> dict[str, Section]:
@@ -220,7 +246,8 @@ def fit_sequence_sorting(measured: Measured) -> Section:
     )
     key_tokens = (split_output - 128 * per_number) / lists - per_list
     examples = _median(value for group in intersections for value in prompts(group))
-    copied = [value for group in measured.stages("got_keycount", "split") for value in outputs(group)]
+    copies = measured.stages("got_keycount", "split")
+    copied = np.array([value for group in copies for value in outputs(group)])
     slips = []
     for job in measured.jobs["got_keycount"]:
         for stage in job.stages:
@@ -250,7 +277,7 @@ def fit_sequence_sorting(measured: Measured) -> Section:
         },
         "marginals": {
             "verbosity": marginal(
-                [[value / np.mean(copied)] for value in copied],
+                [(copied / copied.mean()).tolist()],
                 f"{counting}: output tokens of split (it copies its text) over their mean",
             ),
             "slip": marginal(
@@ -273,10 +300,12 @@ def fit_document_merging(measured: Measured) -> Section:
         for name in ("score1_1", "score1_2", "score2_1", "score2_2", "score3_1")
     }
     fresh = [len(set(texts)) == 2 for texts in written["generate1"]]  # two different texts
-    texts = [group if new else group[:1] for group, new in zip(written["generate1"], fresh, strict=True)]
+    texts = [
+        group if new else group[:1] for group, new in zip(written["generate1"], fresh, strict=True)
+    ]
     within = shared_variance(scores["score1_1"])
     both = [
-        [np.mean(first), np.mean(second)]
+        [float(np.mean(first)), float(np.mean(second))]
         for first, second, new in zip(scores["score1_1"], scores["score1_2"], fresh, strict=True)
         if new
     ]
@@ -332,9 +361,7 @@ def fit_code_generation(measured: Measured) -> Section:
         "output": [outputs(group)[:1] for group in calls],
         "retry": [outputs(group)[1:] for group in calls],
         "feedback": [_growth(group) for group in calls],
-        "seconds": [
-            seconds(group) for group in measured.stages("code_feedback", "code_execution")
-        ],
+        "seconds": [seconds(group) for group in measured.stages("code_feedback", "code_execution")],
     }
     return {
         "constants": {
@@ -358,7 +385,7 @@ def fit_web_search(measured: Measured) -> Section:
 
 
 def fit_react(trace: str, action: str) -> Callable[[Measured], Section]:
-    """One kind of session: number of thoughts, their tokens, what searches return, their seconds."""
+    """One kind of session: number and tokens of thoughts, what searches return, their seconds."""
 
     def fit_session(measured: Measured) -> Section:
         thoughts = measured.stages(trace, "thought")
@@ -448,7 +475,6 @@ def fit_task_automation(measured: Measured) -> Section:
 
 def fit_parallel_function_calling(measured: Measured) -> Section:
     """Fan-out and planner prompt of LLMCompiler; tokens and seconds of the closest stages."""
-    questions = measured.templates["llmcompiler"]["parallelqa"]
     structure = "structures/llmcompiler_got_templates.json: llmcompiler.parallelqa"
     kbqa, math = "traces/factool_kbqa.jsonl", "traces/factool_math.jsonl"
     plans = [outputs(group)[0] for group in measured.stages("factool_kbqa", "extract_claims")]
@@ -463,15 +489,12 @@ def fit_parallel_function_calling(measured: Measured) -> Section:
         "evidence": [[value - bare for value in prompts(group)] for group in verdicts],
         "joiner_output": [outputs(group) for group in verdicts],
     }
-    histogram = {int(size): n for size, n in questions["branch_hist"].items()}
-    planner_prompt = round(
-        questions["planner_prompt_file_tokens_total(gpt_prompts.py, planner+output few-shots)"]
-        + questions["question_tokens_mean"]
-    )
     return {
-        "counts": {"branches": count(histogram, f"{structure}.branch_hist")},
+        "counts": {"branches": count(measured.branches, f"{structure}.branch_hist")},
         "constants": {
-            "planner_prompt": constant(planner_prompt, f"{structure}: prompt file + mean question"),
+            "planner_prompt": constant(
+                measured.planner_prompt, f"{structure}: prompt file and mean question"
+            ),
             "joiner_prompt": constant(
                 int(bare), f"{kbqa}: smallest prompt of verifies (instructions and question)"
             ),
@@ -530,8 +553,11 @@ def _dependencies(graphs: Sequence[dict[str, Any]]) -> dict[int, Counter[str]]:
         if any(tool > number for number, row in enumerate(needs) for tool in row):
             continue  # not written in the order of its dependencies
         for number, row in enumerate(needs[1:], 1):
-            previous, others = number - 1 in row, [tool for tool in row if tool != number - 1]
-            kind = ("both" if others else "previous") if previous else "earlier" if others else "none"
+            others = [tool for tool in row if tool != number - 1]
+            if number - 1 in row:
+                kind = "both" if others else "previous"
+            else:
+                kind = "earlier" if others else "none"
             kinds[min(graph["n"], 4)][kind] += 1
     return kinds
 

@@ -2,8 +2,8 @@
 
 The graph of LLMCompiler's ParallelQA (Kim et al., ICML 2024): planner -> b x (search -> math LLM)
 -> joiner, with its measured histogram of b and its planner prompt
-(``structures/llmcompiler_got_templates.json``). The b branches are the parallel tasks of two stages,
-so b is a fan-out that the planner reveals. No trace of it exists: tokens and seconds come
+(``structures/llmcompiler_got_templates.json``). The b branches are the parallel tasks of two
+stages, so b is a fan-out that the planner reveals. No trace of it exists: tokens and seconds come
 from the closest measured stages (sources in ``parameters.json``), the dependence of the plan's
 length on b from factool_kbqa, whose first stage reveals how many claims are checked.
 """

@@ -3,8 +3,8 @@
 A list of 32, 64 or 128 numbers is split into lists of 16; each of them is sorted by five calls;
 then, as long as there are several, pairs are merged (ten calls each) and the results refined (five
 calls each, ten in the end). The number of calls per stage is that of Graph of Thoughts (Besta et
-al., AAAI 2024; ``structures/llmcompiler_got_templates.json``: 31, 71, 151 calls in all), and
-so the size shows in the stages known at arrival. No trace of it exists: tokens come from the closest
+al., AAAI 2024; ``structures/llmcompiler_got_templates.json``: 31, 71, 151 calls in all), and so
+the size shows in the stages known at arrival. No trace of it exists: tokens come from the closest
 measured stages, in got_setintersection and got_keycount (sources in ``parameters.json``).
 """
 

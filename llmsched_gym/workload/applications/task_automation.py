@@ -3,9 +3,9 @@
 HuggingGPT (Shen et al., NeurIPS 2023). The plan's length tells the number of tools; tools follow
 each other by type (a picture is segmented, then questions are asked about it); some need an LLM
 call that chooses a model first; some are LLM calls themselves. The last stage, known at arrival,
-answers from the results. Number and types of tools, tokens and seconds: ``traces/hugginggpt.jsonl``;
-dependencies between the tools: the plans of two LLMs for TaskBench's Hugging Face tools
-(``structures/taskbench_graphs.jsonl``, ``taskbench_plan_*``).
+answers from the results. Number and types of tools, tokens and seconds are those of
+``traces/hugginggpt.jsonl``; dependencies between the tools those of the plans of two LLMs for
+TaskBench's Hugging Face tools (``structures/taskbench_graphs.jsonl``, ``taskbench_plan_*``).
 """
 
 from __future__ import annotations

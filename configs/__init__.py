@@ -1,0 +1,87 @@
+"""The Hydra configuration: ``*.yaml`` here, and groups that are filled from the registries.
+
+There is no file per policy, workload, cluster preset or belief: whatever is registered can be named
+on the command line, with its options and their defaults, and with types where they are written
+below. An option that a group does not have is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, make_dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from agents.base import POLICIES, policy_options
+from llmsched_gym.belief.profile import BeliefSettings
+from llmsched_gym.cluster.latency import CLUSTERS
+from llmsched_gym.env.scheduling import BELIEFS
+from llmsched_gym.workload.mixes import WORKLOADS
+
+
+@dataclass
+class WorkloadOptions:
+    """What arrives, and when."""
+
+    name: str = MISSING
+    load: float = 1.3  # offered to the LLM slots; 1 fills them
+    arrival_rate: float | None = None  # jobs/s, instead of the load
+    arrivals: str = "poisson"  # poisson, recorded or burst
+    arrivals_path: str | None = None  # the CSV file of recorded arrivals
+    arrivals_column: str | None = None  # its column of timestamps
+    jobs_per_application: int = 500  # generated, for episodes to draw from
+
+
+@dataclass
+class TraceOptions(WorkloadOptions):
+    """Real jobs."""
+
+    path: str | None = None  # a JSONL file or a folder of them
+    train_path: str | None = None  # past jobs; without it a part of those at path
+    applications: list[str] | None = None  # null: all
+    replay: bool = False  # in the order of the file instead of drawn with replacement
+
+
+@dataclass
+class ClusterOptions:
+    """What jobs run on; a size that is null is the preset's own."""
+
+    name: str = MISSING
+    engines: int | None = None
+    max_batch: int | None = None  # slots per engine
+    regular_executors: int | None = None
+
+
+@dataclass
+class CustomCluster(ClusterOptions):
+    """A cluster in a file laid out like the presets."""
+
+    path: str = MISSING
+
+
+BeliefOptions = make_dataclass(
+    "BeliefOptions",
+    [("name", str, MISSING), *((f.name, f.type, f.default) for f in fields(BeliefSettings))],
+)
+
+
+def register_groups() -> None:
+    """Put the groups policy, workload, cluster and belief into Hydra's store."""
+    for name, options in groups().items():
+        for choice, node in options.items():
+            ConfigStore.instance().store(group=name, name=choice, node=node)
+
+
+def groups() -> dict[str, dict[str, Any]]:
+    """The choices of each group, with their options."""
+    policies = {name: {"name": name} | policy_options(policy) for name, policy in POLICIES.items()}
+    workloads = {name: WorkloadOptions(name=name) for name in WORKLOADS}
+    clusters = {name: ClusterOptions(name=name) for name in CLUSTERS}
+    beliefs = {name: BeliefOptions(name=name) for name in BELIEFS}
+    return {
+        "policy": policies | {"custom": {"name": "custom", "path": MISSING}},
+        "workload": workloads | {"traces": TraceOptions(name="traces")},
+        "cluster": clusters | {"custom": CustomCluster(name="custom")},
+        "belief": beliefs | {"none": {"name": "none"}},
+    }
