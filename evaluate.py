@@ -10,18 +10,14 @@ the number of processes; only the wall-clock time of a decision differs from run
 
 from __future__ import annotations
 
-import csv
-import json
 import multiprocessing
 import os
-import shutil
+import signal
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,33 +25,29 @@ from typing import Any, NoReturn
 import hydra
 import numpy as np
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import Progress
 
 from agents import Policy, find_policy, make_policy
 from agents.base import policy_options
 from configs import register_groups
-from llmsched_gym import metrics
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.latency import Cluster, load_cluster
 from llmsched_gym.env.scheduling import InvalidAction, LLMSchedEnv
-from llmsched_gym.figures import jct_by_policy, jct_cdf
-from llmsched_gym.metrics import Estimate
+from llmsched_gym.results import (
+    Episode,
+    Setting,
+    results_table,
+    staged,
+    summarise,
+    write_results,
+)
 from llmsched_gym.workload.mixes import Workload, make_workload
 
 REFERENCE = "srtf_oracle"
 FLAGS = ("--help", "-h", "--multirun", "-m", "--cfg", "-c", "--config-dir", "-cd", "--resolve")
-
-EPISODE_COLUMNS = (
-    *("policy", "workload", "cluster", "load", "seed", "episode", "num_jobs"),
-    *("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "makespan_s"),
-    *("decisions", "decision_us"),
-)
-JOB_COLUMNS = ("policy", "episode", "job", "application", "arrival_s", "completion_s", "jct_s")
 
 
 class InputError(Exception):
@@ -89,71 +81,56 @@ class Evaluation:
     episodes: int
     seed: int
     processes: int
-    settings: dict[str, Any]
+    load: float | None
 
     def environment(self, run: Run) -> LLMSchedEnv:
         """The environment of a run."""
         return self.oracle if run.reference else self.env
 
-    def clairvoyant(self, run: Run) -> bool:
-        """Whether the run reads what nobody could know."""
-        return self.environment(run).belief == "oracle" and find_policy(run.policy).needs_belief
+    def clairvoyant(self) -> list[str]:
+        """Labels of the runs that read what nobody could know."""
+        return [
+            run.label
+            for run in self.runs
+            if self.environment(run).belief == "oracle" and find_policy(run.policy).needs_belief
+        ]
+
+    def setting(self) -> Setting:
+        """Where the policies are compared."""
+        env, cluster = self.env, self.env.cluster
+        demand = f"{env.rate:g} jobs/s" if self.load is None else f"load {self.load:g}"
+        title = (
+            f"{env.workload.name} at {demand} on {cluster.name} "
+            f"({cluster.engines} engines x {cluster.max_batch} slots, "
+            f"{cluster.regular_executors} regular executors)\n"
+            f"{self.episodes} episodes of {env.num_jobs} jobs, belief {env.belief}, "
+            f"seed {self.seed}"
+        )
+        return Setting(env.workload.name, cluster.name, self.load, self.seed, title)
+
+    def notes(self) -> list[str]:
+        """What a reader of the results has to know."""
+        intervals = "Intervals: 95 % bootstrap over episodes, paired where policies are compared."
+        return [
+            intervals if self.episodes > 1 else "One episode: no intervals.",
+            f"{REFERENCE}: SRTF that knows what is hidden; a reference, and not a bound.",
+            *self.env.workload.notes,
+            *self.env.notes,
+        ]
 
 
-@dataclass(frozen=True)
-class Episode:
-    """What happened in one episode of one run.
-
-    Attributes
-    ----------
-    run, number : the label of the run and the number of the episode.
-    jobs : the environment's job table, one array a column.
-    makespan_s : from the start of the episode to its last completion.
-    decisions : how often the policy was asked.
-    decision_us : wall-clock time of an answer, microseconds, mean.
-    """
-
-    run: str
-    number: int
-    jobs: dict[str, NDArray[Any]]
-    makespan_s: float
-    decisions: int
-    decision_us: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """One run over all episodes.
-
-    Attributes
-    ----------
-    mean : of the JCT, seconds.
-    percentiles : mean and percentiles of the JCT over the jobs of all episodes, seconds.
-    reduction : by what share the evaluated policy's mean JCT is below this run's.
-    gap_closed : the share of the way from SJF to the reference.
-    """
-
-    run: Run
-    clairvoyant: bool
-    mean: Estimate
-    percentiles: dict[str, float]
-    reduction: Estimate | None
-    gap_closed: Estimate | None
-
-
-# --- from the configuration to an evaluation ------------------------------------------------------
+# --- from settings to an evaluation ---------------------------------------------------------------
 
 
 def build(settings: dict[str, Any]) -> Evaluation:
-    """Make everything that the settings name; raises InputError for what is not right in them."""
-    episodes = _whole(settings, "episodes", least=1)
-    seed = _whole(settings, "seed", least=0)
-    num_jobs = _whole(settings, "num_jobs", least=1)
-    processes = settings["processes"] and _whole(settings, "processes", least=1)
-    max_stages = settings["max_stages"] and _whole(settings, "max_stages", least=1)
+    """Make everything that the settings name; InputError for what is not right in them."""
     try:
-        runs = _runs(settings)
-        load, rate, workload = _workload(**settings["workload"])
+        runs = _runs(settings["policy"], settings["baselines"], settings["belief"]["name"])
+        episodes, num_jobs = _whole(settings, "episodes"), _whole(settings, "num_jobs")
+        seed = _whole(settings, "seed", least=0)
+        processes = _whole(settings, "processes", optional=True) or _cores()
+        max_stages = _whole(settings, "max_stages", optional=True)
+        workload, load, rate = _workload(**settings["workload"])
         cluster = _cluster(**settings["cluster"])
         belief, belief_settings = _belief(**settings["belief"])
         env, oracle = (
@@ -171,54 +148,50 @@ def build(settings: dict[str, Any]) -> Evaluation:
             for name in (belief, "oracle")
         )
     except (ValueError, OSError) as error:
-        raise InputError(_line(error)) from error
-    return Evaluation(runs, env, oracle, episodes, seed, processes or _cores(), settings)
+        raise InputError(_one_line(error)) from error
+    return Evaluation(runs, env, oracle, episodes, seed, processes, load if rate is None else None)
 
 
-def _whole(settings: dict[str, Any], name: str, least: int) -> int:
+def _whole(settings: dict[str, Any], name: str, least: int = 1, optional: bool = False) -> Any:
     value = settings[name]
+    if value is None and optional:
+        return None
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name}: {value!r} is not a whole number of at least {least}")
+        raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
     return value
 
 
-def _runs(settings: dict[str, Any]) -> tuple[Run, ...]:
-    options = dict(settings["policy"])
-    name = str(options.pop("name"))
+def _runs(policy: dict[str, Any], baselines: Any, belief: str) -> tuple[Run, ...]:
+    """The policy, its baselines and the reference; none twice."""
+    options = dict(policy)
+    name = options.pop("name")
     if name == "custom":
-        name = str(options.pop("path"))
-    runs = {name: Run(name, name, options)}
-    baselines = settings["baselines"] or []
+        name = options.pop("path")
     if not isinstance(baselines, list):
         raise ValueError(f"baselines: {baselines!r} is not a list such as [fcfs,fair]")
+    runs = {name: Run(name, name, options)}
     for baseline in map(str, baselines):
-        label = baseline
-        if baseline == name and options != policy_options(find_policy(name)):
-            label = f"{name} (defaults)"
+        changed = baseline == name and options != policy_options(find_policy(name))
+        label = f"{name} (defaults)" if changed else baseline
         runs.setdefault(label, Run(label, baseline, {}))
     for run in runs.values():
-        if make_policy(run.policy, **run.options).needs_belief:
-            _check_belief(run.policy, settings["belief"]["name"])
+        if make_policy(run.policy, **run.options).needs_belief and belief == "none":
+            raise ValueError(
+                f"policy {run.policy}: needs belief=bayes, prior or oracle; with belief=none take "
+                "policies that do without, such as policy=fair baselines=[fcfs]"
+            )
     return (*runs.values(), Run(REFERENCE, "srtf", {}, reference=True))
-
-
-def _check_belief(policy: str, belief: str) -> None:
-    if belief == "none":
-        raise ValueError(
-            f"policy {policy}: it needs a belief: belief=bayes, prior or oracle (with belief=none, "
-            "policy and baselines must do without, such as baselines=[fcfs,fair])"
-        )
 
 
 def _workload(
     name: str, load: float, arrival_rate: float | None, **options: Any
-) -> tuple[float, float | None, Workload]:
-    return load, arrival_rate, make_workload(name, **options)
+) -> tuple[Workload, float, float | None]:
+    return make_workload(name, **options), load, arrival_rate
 
 
 def _cluster(name: str, path: str | None = None, **sizes: int | None) -> Cluster:
     given = {size: value for size, value in sizes.items() if value is not None}
-    return load_cluster(Path(path) if path else name, **given)
+    return load_cluster(name if path is None else Path(path), **given)
 
 
 def _belief(name: str, **options: Any) -> tuple[str, BeliefSettings]:
@@ -240,10 +213,27 @@ def episode_seeds(seed: int, number: int) -> tuple[int, int]:
     return int(environment), int(policy)
 
 
-def simulate(env: LLMSchedEnv, policy: Policy, seeds: tuple[int, int]) -> tuple[int, float]:
-    """Play one episode; returns the number of decisions and the mean microseconds of one."""
-    observation, _ = env.reset(seed=seeds[0])
-    policy.reset(seeds[1])
+def play(evaluation: Evaluation, run: Run, number: int) -> Episode:
+    """Play episode ``number`` of a run."""
+    env = evaluation.environment(run)
+    policy = make_policy(run.policy, **run.options)
+    env_seed, policy_seed = episode_seeds(evaluation.seed, number)
+    policy.reset(policy_seed)
+    try:
+        decisions, decision_us = _play(env, policy, env_seed)
+    except InvalidAction as error:
+        raise InputError(f"policy {run.label}: episode {number}: {error}") from error
+    jobs = env.job_table()
+    makespan_s = float(jobs["completion_s"].max())
+    return Episode(run.label, number, jobs, makespan_s, decisions, decision_us)
+
+
+def _play(env: LLMSchedEnv, policy: Policy, seed: int) -> tuple[int, float]:
+    """The number of decisions, and the mean wall-clock microseconds of one."""
+    try:
+        observation, _ = env.reset(seed=seed)
+    except ValueError as error:  # arrivals that span more time than the simulator can count
+        raise InputError(_one_line(error)) from error
     decisions, nanoseconds, over = 0, 0, False
     while not over:
         begin = time.perf_counter_ns()
@@ -255,35 +245,8 @@ def simulate(env: LLMSchedEnv, policy: Policy, seeds: tuple[int, int]) -> tuple[
     return decisions, nanoseconds / decisions / 1000
 
 
-def play(evaluation: Evaluation, run: Run, number: int) -> Episode:
-    """Play episode ``number`` of a run."""
-    env = evaluation.environment(run)
-    policy = make_policy(run.policy, **run.options)
-    try:
-        decisions, decision_us = simulate(env, policy, episode_seeds(evaluation.seed, number))
-    except InvalidAction as error:
-        raise InputError(f"policy {run.label}: episode {number}: {error}") from error
-    jobs = env.job_table()
-    return Episode(
-        run.label, number, jobs, float(jobs["completion_s"].max()), decisions, decision_us
-    )
-
-
-_evaluation: Evaluation | None = None  # of this worker process
-
-
-def _start_worker(evaluation: Evaluation) -> None:
-    global _evaluation
-    _evaluation = evaluation
-
-
-def _play_in_worker(run: Run, number: int) -> Episode:
-    assert _evaluation is not None
-    return play(_evaluation, run, number)
-
-
 def play_all(evaluation: Evaluation, played: Callable[[], None]) -> list[Episode]:
-    """All episodes of all runs, in order; calls ``played`` after each, in whatever order."""
+    """All episodes of all runs, in order; calls ``played`` after each."""
     todo = [(run, number) for run in evaluation.runs for number in range(evaluation.episodes)]
     processes = min(evaluation.processes, len(todo))
     if processes == 1:
@@ -305,216 +268,52 @@ def play_all(evaluation: Evaluation, played: Callable[[], None]) -> list[Episode
     return [future.result() for future in futures]
 
 
-# --- results --------------------------------------------------------------------------------------
+_evaluation: Evaluation | None = None  # of this worker process
 
 
-def summarise(evaluation: Evaluation, episodes: Sequence[Episode]) -> list[Summary]:
-    """One summary a run, in the order of the runs."""
-    jct = {
-        run.label: [episode.jobs["jct_s"] for episode in episodes if episode.run == run.label]
-        for run in evaluation.runs
-    }
-    means = {label: [float(one.mean()) for one in ones] for label, ones in jct.items()}
-    policy = evaluation.runs[0].label
-    return [
-        Summary(
-            run,
-            evaluation.clairvoyant(run),
-            metrics.mean(means[run.label]),
-            metrics.percentile_summary(np.concatenate(jct[run.label])),
-            None if run.label == policy else metrics.reduction(means[policy], means[run.label]),
-            metrics.gap_closed(means[run.label], means["sjf"], means[REFERENCE])
-            if "sjf" in means
-            else None,
-        )
-        for run in evaluation.runs
-    ]
+def _start_worker(evaluation: Evaluation) -> None:
+    global _evaluation
+    _evaluation = evaluation
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends its workers
 
 
-def table(evaluation: Evaluation, summaries: Sequence[Summary]) -> Table:
-    """The summaries to be read."""
-    policy = evaluation.runs[0].label
-    made = Table(title=_title(evaluation), title_justify="left", title_style="bold")
-    made.add_column("policy")
-    made.add_column("mean JCT, s", justify="right")
-    made.add_column("p95, s", justify="right")
-    made.add_column(f"reduction by {policy}", justify="right")
-    made.add_column("SJF-to-oracle gap closed", justify="right")
-    for one in summaries:
-        name = one.run.label + (" (clairvoyant)" if one.clairvoyant else "")
-        made.add_row(
-            name,
-            _shown(one.mean),
-            f"{one.percentiles['p95_jct_s']:.1f}",
-            _shown(one.reduction, percent=True),
-            _shown(one.gap_closed, percent=True),
-            style="bold" if one.run.label == policy else "dim" if one.clairvoyant else None,
-            end_section=one is summaries[0] or one is summaries[-2],
-        )
-    return made
-
-
-def _title(evaluation: Evaluation) -> str:
-    settings, cluster = evaluation.settings, evaluation.env.cluster
-    return (
-        f"{settings['workload']['name']} at load {settings['workload']['load']:g} on {cluster.name}"
-        f" ({cluster.engines} engines x {cluster.max_batch} slots, "
-        f"{cluster.regular_executors} regular executors)\n"
-        f"{evaluation.episodes} episodes of {evaluation.env.num_jobs} jobs, "
-        f"belief {evaluation.env.belief}, seed {evaluation.seed}"
-    )
-
-
-def _shown(estimate: Estimate | None, percent: bool = False) -> str:
-    if estimate is None:
-        return ""
-    if estimate.value is None:
-        return "n/a"
-    scale, unit = (100, " %") if percent else (1, "")
-    value = f"{scale * estimate.value:.1f}{unit}"
-    if estimate.low is None or estimate.high is None:
-        return value
-    return f"{value} [{scale * estimate.low:.1f}, {scale * estimate.high:.1f}]"
-
-
-def notes(evaluation: Evaluation) -> list[str]:
-    """What a reader of the table has to know."""
-    interval = (
-        "[ ] 95 % bootstrap intervals over episodes; reductions and gaps are paired by episode."
-    )
-    if evaluation.episodes == 1:
-        interval = "One episode: no intervals."
-    return [
-        interval,
-        f"{REFERENCE} knows what is hidden: a reference that nobody can run, and not a bound.",
-        *evaluation.env.workload.notes,
-        *evaluation.env.notes,
-    ]
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
-    """Write rows under a header."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-
-
-def episode_rows(evaluation: Evaluation, episodes: Sequence[Episode]) -> Iterator[tuple[Any, ...]]:
-    """Rows of EPISODE_COLUMNS."""
-    workload = evaluation.settings["workload"]
-    setting = (workload["name"], evaluation.env.cluster.name, workload["load"], evaluation.seed)
-    for one in episodes:
-        jct = one.jobs["jct_s"]
-        numbers = (*metrics.percentile_summary(jct).values(), one.makespan_s)
-        yield one.run, *setting, one.number, len(jct), *numbers, one.decisions, one.decision_us
-
-
-def job_rows(episodes: Sequence[Episode]) -> Iterator[tuple[Any, ...]]:
-    """Rows of JOB_COLUMNS."""
-    for one in episodes:
-        columns = (one.jobs[name].tolist() for name in JOB_COLUMNS[3:])
-        for job, row in enumerate(zip(*columns, strict=True)):
-            yield one.run, one.number, job, *row
-
-
-def summary_json(evaluation: Evaluation, summaries: Sequence[Summary]) -> dict[str, Any]:
-    """The table and the settings that made it."""
-    return {
-        "settings": {k: v for k, v in evaluation.settings.items() if k != "processes"},
-        "policies": {
-            one.run.label: {
-                "clairvoyant": one.clairvoyant,
-                "mean_jct": one.mean._asdict(),
-                **one.percentiles,
-                "reduction": one.reduction and one.reduction._asdict(),
-                "gap_closed": one.gap_closed and one.gap_closed._asdict(),
-            }
-            for one in summaries
-        },
-        "notes": notes(evaluation),
-    }
-
-
-@contextmanager
-def staged(output_dir: Path) -> Iterator[Path]:
-    """A temporary folder whose files move to ``output_dir`` if all goes well, else vanish."""
-    try:
-        output_dir.parent.mkdir(parents=True, exist_ok=True)
-        if output_dir.exists() and not output_dir.is_dir():
-            raise NotADirectoryError(20, "Not a directory", str(output_dir))
-        folder = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
-    except OSError as error:
-        raise InputError(f"output_dir: {_line(error)}") from error
-    try:
-        yield folder
-        output_dir.mkdir(exist_ok=True)
-        for file in sorted(folder.iterdir()):
-            file.replace(output_dir / file.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_results(
-    folder: Path,
-    evaluation: Evaluation,
-    episodes: Sequence[Episode],
-    summaries: Sequence[Summary],
-) -> None:
-    """Write all files of a run."""
-    write_csv(folder / "episodes.csv", EPISODE_COLUMNS, episode_rows(evaluation, episodes))
-    write_csv(folder / "jobs.csv", JOB_COLUMNS, job_rows(episodes))
-    summary = json.dumps(summary_json(evaluation, summaries), indent=2)
-    (folder / "summary.json").write_text(summary + "\n", encoding="utf-8")
-    title = _title(evaluation)
-    clairvoyant = [one.run.label for one in summaries if one.clairvoyant]
-    jct_cdf(
-        folder / "jct_cdf.png",
-        {
-            run.label: np.concatenate(
-                [one.jobs["jct_s"] for one in episodes if one.run == run.label]
-            )
-            for run in evaluation.runs
-        },
-        clairvoyant,
-        title,
-    )
-    jct_by_policy(
-        folder / "jct_by_policy.png",
-        {one.run.label: one.mean for one in summaries},
-        {one.run.label: one.percentiles["p95_jct_s"] for one in summaries},
-        clairvoyant,
-        title,
-    )
+def _play_in_worker(run: Run, number: int) -> Episode:
+    assert _evaluation is not None
+    return play(_evaluation, run, number)
 
 
 # --- the command ----------------------------------------------------------------------------------
 
 
 def evaluate(settings: dict[str, Any]) -> None:
-    """Evaluate, print the table and write the files; raises InputError."""
-    progress = Console(stderr=True)
-    with progress.status("reading the workload and fitting the belief"):
+    """Evaluate, write the files and print the table; InputError for bad settings."""
+    console = Console(stderr=True)
+    with console.status("reading the workload, fitting the belief"):
         evaluation = build(settings)
     output_dir = Path(settings["output_dir"])
-    with staged(output_dir) as folder:
-        columns = (
-            *Progress.get_default_columns()[:-1],
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=progress, disable=not progress.is_terminal) as bar:
-            task = bar.add_task("episodes", total=len(evaluation.runs) * evaluation.episodes)
-            episodes = play_all(evaluation, lambda: bar.advance(task))
-        summaries = summarise(evaluation, episodes)
-        write_results(folder, evaluation, episodes, summaries)
-    output = Console(highlight=False)
+    try:
+        with staged(output_dir) as folder:
+            episodes = _play_with_progress(evaluation, console)
+            summaries = summarise(episodes, evaluation.clairvoyant(), reference=REFERENCE)
+            shown = {key: value for key, value in settings.items() if key != "processes"}
+            setting, notes = evaluation.setting(), evaluation.notes()
+            write_results(folder, episodes, summaries, setting, settings=shown, notes=notes)
+    except OSError as error:
+        raise InputError(f"output_dir: {_one_line(error)}") from error
+    output = Console(highlight=False, markup=False)
     if not output.is_terminal:
-        output.width = 110
-    output.print(table(evaluation, summaries))
-    for note in notes(evaluation):
-        output.print(f"- {note}", markup=False)
-    output.print(f"Files: {output_dir}", markup=False, soft_wrap=True)
+        output.width = 120
+    output.print(results_table(summaries, setting.title))
+    for note in notes:
+        output.print(f"- {note}")
+    output.print(f"Files: {output_dir}", soft_wrap=True)
+
+
+def _play_with_progress(evaluation: Evaluation, console: Console) -> list[Episode]:
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        total = len(evaluation.runs) * evaluation.episodes
+        task = progress.add_task(f"{total} episodes", total=total)
+        return play_all(evaluation, lambda: progress.advance(task))
 
 
 @hydra.main(config_path="pkg://configs", config_name="evaluate", version_base="1.3")
@@ -524,27 +323,23 @@ def _run(config: DictConfig) -> None:
     try:
         evaluate({str(key): value for key, value in settings.items()})
     except InputError as error:
-        if _full_errors:
-            traceback.print_exc()
-        _fail(str(error))
-    except Exception:  # a bug: Hydra would cut the traceback short
+        _fail(error)
+    except Exception:  # a bug, or one in a custom policy; Hydra would cut its traceback short
         traceback.print_exc()
         sys.exit(1)
 
 
-_full_errors = False
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with these arguments, those of the process by default.
+    """Run the command with these arguments, by default those of the process.
 
-    Exits with code 2 and one line on stderr for bad input.
+    Exits with code 2 and one line on stderr for bad input; HYDRA_FULL_ERROR=1 in the environment
+    adds the traceback.
     """
-    global _full_errors
     arguments = sys.argv[1:] if argv is None else list(argv)
     for argument in arguments:
-        if argument.startswith("-") and argument not in FLAGS:
-            _fail(f"unknown flag {argument!r}, choose from {', '.join(FLAGS)}, or give name=value")
+        if argument.startswith("-") and argument.partition("=")[0] not in FLAGS:
+            _fail(InputError(f"unknown flag {argument!r}, choose from {', '.join(FLAGS)}"))
+    global _full_errors
     _full_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     sys.argv = [sys.argv[0], *arguments]
@@ -552,37 +347,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _run()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if _full_errors:
-            traceback.print_exc()
-        _fail(_hydra_line(error))
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
-def _fail(message: str) -> NoReturn:
-    print(f"evaluate.py: {message}", file=sys.stderr)
+_full_errors = False
+
+
+def _fail(error: Exception) -> NoReturn:
+    if _full_errors:
+        traceback.print_exception(error)
+    print(f"evaluate.py: {_one_line(error)}", file=sys.stderr)
     sys.exit(2)
 
 
-def _line(error: Exception) -> str:
-    """The message of an error in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
-
-
-def _hydra_line(error: Exception) -> str:
-    """Hydra's and OmegaConf's long messages in one line, with the valid choices."""
+def _one_line(error: Exception) -> str:
+    """The message of an error in one line, for those of Hydra with the valid choices."""
     cause = error.__cause__ or error
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"{group}: unknown {name!r}, choose from {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is not of the form name=value: {error.message.splitlines()[0]}"
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        valid = ", ".join(str(key) for key in cause.parent_node or () if key != "hydra")
+        return f"unknown option {cause.full_key!r}; valid here: {valid}"
     if isinstance(cause, OmegaConfBaseException):
-        if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-            valid = [key for key in cause.parent_node or () if key != "hydra"]
-            return f"unknown option {cause.full_key!r}; valid here: {', '.join(valid) or 'none'}"
         return f"{cause.full_key}: {str(cause.msg).splitlines()[0]}"
-    return _line(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def jct_cdf(
         axes.step(ordered, share, where="post", label=_label(label, clairvoyant), **style)
     if min(np.min(sample) for sample in jct_s.values()) > 0:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("job completion time, s")
     axes.set_ylabel("share of jobs completed")
     axes.set_ylim(0, 1.02)
@@ -89,12 +90,12 @@ def jct_by_policy(
             error = [[max(0.0, value - mean.low)], [max(0.0, mean.high - value)]]
             axes.errorbar(value, number, xerr=error, color="black", capsize=3, linewidth=1.2)
         axes.plot(p95_s[label], number, "D", color="black", markerfacecolor="white", markersize=5)
-    axes.plot([], [], "D", color="black", markerfacecolor="white", label="95th percentile")
     axes.set_yticks(range(len(means)), [_label(label, clairvoyant) for label in means])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel("job completion time, s (bar: mean, line: 95 % interval)")
-    axes.legend(loc="best", frameon=False)
+    axes.set_xlabel(
+        "job completion time, s\n(bar: mean, line: its 95 % interval, diamond: 95th percentile)"
+    )
     figure.savefig(path)
 
 

@@ -1,4 +1,4 @@
-"""The fitted networks compiled to flat arrays, and exact posteriors from them in microseconds.
+"""The fitted networks compiled to flat tables, and exact posteriors from them in microseconds.
 
 Variables are eliminated from the last to the first (in topological order). Variable v then owns a
 *bucket*: itself and its *separator*, the earlier variables it is still joined with. The network is
@@ -9,6 +9,7 @@ keeps its static table, and where evidence fixes a whole separator the tree fall
 part of a job that is still uncertain costs time.
 
 Evidence is an interval of states per variable: absent is [0, 0], present [1, K], a value [k, k].
+Entropies and mutual information are in bits, times in seconds at batch size 1.
 
 All kernels live in this module, because numba's cache does not notice an edited callee elsewhere.
 """
@@ -26,21 +27,20 @@ from numpy.typing import NDArray
 from llmsched_gym.belief.profile import BeliefProfile, Network
 from llmsched_gym.cluster.state import EVIDENCE, TICKS_PER_SECOND, ClusterState
 from llmsched_gym.compiled import compiled
-from llmsched_gym.workload.template import Template, TemplateTable, template_table
+from llmsched_gym.workload.template import Template, TemplateTable
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 Table = NDArray[np.void]
 
 NONE, PRIOR, BAYES, ORACLE = 0, 1, 2, 3
-MODES = {"none": NONE, "prior": PRIOR, "bayes": BAYES, "oracle": ORACLE}
 
 BELIEF_STAGE = np.dtype(
     [
         ("presence", np.float64),  # probability that the stage exists
-        ("demand_s", np.float64),  # mean, seconds at batch size 1; absent counts 0, complete is 0
+        ("demand_s", np.float64),  # mean of its whole demand; absent counts 0, complete is 0
         ("entropy_bits", np.float64),  # of its demand variable, "absent" included
-        ("low_s", np.float64),  # quantiles of its demand
+        ("low_s", np.float64),  # quantiles of its whole demand
         ("high_s", np.float64),
         ("reduction", np.float64),  # R, bit s; 0 unless the stage is ready
     ]
@@ -48,14 +48,14 @@ BELIEF_STAGE = np.dtype(
 
 BELIEF_JOB = np.dtype(
     [
-        ("prior_llm_s", np.float64),  # mean of the whole demand, known of every job alike
+        ("prior_llm_s", np.float64),  # mean demand of a whole job, before any evidence
         ("prior_regular_s", np.float64),
-        ("llm_s", np.float64),  # E[rem]
+        ("llm_s", np.float64),  # E[rem], what remains
         ("regular_s", np.float64),
-        ("variance_llm", np.float64),  # of the remaining demand, s^2
-        ("covariance", np.float64),  # of its LLM and its regular part, s^2
+        ("variance_llm", np.float64),  # of what remains, s^2
+        ("covariance", np.float64),  # of its LLM part with its regular part, s^2
         ("variance_regular", np.float64),
-        ("low_llm_s", np.float64),  # sums of the stages' quantiles
+        ("low_llm_s", np.float64),  # sums over the unfinished stages' quantiles
         ("low_regular_s", np.float64),
         ("high_llm_s", np.float64),
         ("high_regular_s", np.float64),
@@ -64,235 +64,271 @@ BELIEF_JOB = np.dtype(
     ]
 )
 
-# What is known of a canonical stage of a job.
+SETTINGS = np.dtype(
+    [
+        ("low", np.float64),  # the quantiles
+        ("high", np.float64),
+        ("reachable", np.int64),  # M
+        ("structural", np.int64),  # 1: the uncertainty reduction counts what a stage reveals
+    ]
+)
+
+# Where an application's part of each table begins.
+APPLICATION = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            *("stages", "variables", "rows", "entries"),
+            *("separators", "children", "up", "reach"),
+        )
+    ]
+)
+
+TASKS = np.dtype(
+    [
+        ("mean_s", np.float64),  # of one task
+        ("variance", np.float64),
+        ("low_s", np.float64),
+        ("high_s", np.float64),
+        ("job_s", np.float64),  # of all tasks of a job, before any evidence
+    ]
+)
+
+NETWORK_STAGE = np.dtype(
+    [
+        ("kind", np.int64),
+        ("demand", np.int64),  # variable
+        ("fanout", np.int64),  # variable, -1 if none
+        ("reach", np.int64),  # its part of the list of reachable stages
+        ("end_reach", np.int64),
+        ("variance", np.float64),  # of its demand before any evidence, s^2
+        ("variance_present", np.float64),  # given presence alone
+    ]
+)
+
+BIN = np.dtype(
+    [
+        ("least_s", np.float64),  # of the demand
+        ("mean_s", np.float64),
+        ("most_s", np.float64),
+        ("variance", np.float64),
+        ("shape", np.float64),  # exponent of the quantile function inside the bin
+        ("least_tasks", np.float64),  # of the fan-out
+        ("most_tasks", np.float64),
+    ]
+)
+
+VARIABLE = np.dtype(
+    [
+        ("states", np.int64),
+        ("stage", np.int64),  # whose demand it is, -1 for a fan-out
+        ("parent", np.int64),  # the bucket it hangs on, -1 for a root
+        ("row", np.int64),  # first row of its bucket: a row is a state of the separator
+        ("num_rows", np.int64),
+        ("entry", np.int64),  # first entry of its bucket: a row and a state of the variable
+        ("separator", np.int64),
+        ("end_separator", np.int64),
+        ("child", np.int64),  # buckets that hang on this one
+        ("end_child", np.int64),
+        ("up", np.int64),  # from the parent's entries to the rows of this bucket
+    ]
+)
+
+SEPARATOR = np.dtype([("variable", np.int64), ("stride", np.int64)])
+
+STAGE_STATE = np.dtype(
+    [
+        ("status", np.int64),  # UNDETERMINED, ...
+        ("actual", np.int64),  # the job's stage, -1 if hidden
+        ("left", np.float64),  # part of the demand that remains
+    ]
+)
+
+VARIABLE_STATE = np.dtype(
+    [
+        ("low", np.int64),  # evidence
+        ("high", np.int64),
+        ("dirty", np.int64),  # 1: evidence in or below the bucket
+        ("root", np.int64),  # the bucket's row if evidence fixes the separator, else -1
+        ("component", np.int64),  # the root of the tree it is in
+        ("mark", np.int64),  # 1: between the variables of a question, 2: one of them
+        ("asked", np.int64),  # how many of them are in or below the bucket
+        ("size", np.int64),  # how many states they have together
+        ("axis", np.int64),  # stride of the states of the one asked about
+        ("message", np.int64),  # where the bucket's message begins
+    ]
+)
+
 UNDETERMINED, PRESENT, COMPLETE, ABSENT, UNKNOWN = 0, 1, 2, 3, 4
+
+MESSAGES = 1 << 18  # floats for the messages of one mutual information
 
 
 class Networks(NamedTuple):
-    """All networks of a bank's applications, compiled.
+    """Compiled networks of A applications, with C stages and V variables in all.
 
-    A applications, C canonical stages in all, V variables in all, at most S states each. The rows
-    of a bucket are the states of its separator; its entries are (row, state of the variable).
-    Variable numbers inside compressed rows are global (0 to V - 1), so are stage numbers.
+    Numbers of stages, variables, rows and so on count from the application's first.
     """
 
-    levels: FloatArray  # [2]: the low and the high quantile
-    reachable: int  # M
-    structural: int  # 1: the uncertainty reduction counts what a stage reveals
-    first: IntArray  # [A + 1] stages of application a: first[a]:first[a + 1]
-    variables: IntArray  # [A + 1]
-    kind: IntArray  # [C]
-    demand: IntArray  # [C] variables
-    fanout: IntArray  # [C] variables, -1 if none
-    demand_least: FloatArray  # [C, S] seconds, by state
-    demand_mean: FloatArray
-    demand_most: FloatArray
-    demand_variance: FloatArray
-    demand_shape: FloatArray  # [C, S] exponent of the quantile function inside the bin
-    tasks_least: FloatArray  # [C, S] number of tasks, by fan-out state
-    tasks_most: FloatArray
-    prior: Table  # BELIEF_STAGE [C], before any evidence
-    prior_present: Table  # BELIEF_STAGE [C], given that the stage is present
-    prior_variance: FloatArray  # [C, 2]: before any evidence, given presence
-    prior_job: FloatArray  # [A, 2] seconds: LLM, regular
-    task_mean: FloatArray  # [A, 2 kinds] seconds, for stages that no past job had
-    task_variance: FloatArray
-    task_low: FloatArray
-    task_high: FloatArray
-    states: IntArray  # [V]
-    stage: IntArray  # [V] the stage whose demand it is, -1 for a fan-out
-    parent: IntArray  # [V] the bucket it hangs on, -1 for a root
-    rows: IntArray  # [V + 1] starts of the rows of each bucket
-    entries: IntArray  # [V + 1] starts of the entries of each bucket
+    settings: Table  # SETTINGS [1]
+    applications: Table  # APPLICATION [A + 1]
+    tasks: Table  # TASKS [A, 2 kinds], for stages that no past job had
+    stages: Table  # NETWORK_STAGE [C]
+    prior: Table  # BELIEF_STAGE [C, 2]: before any evidence, given presence alone
+    bins: Table  # BIN [C, most states]
+    variables: Table  # VARIABLE [V]
     table: FloatArray  # [entries] P(variable | separator) without evidence below
-    moments: FloatArray  # [rows, 5] static moments of the demand in and below the bucket
-    separator_of: IntArray  # [V + 1]
-    separator: IntArray  # variables
-    stride: IntArray  # their strides in the row number
-    child_of: IntArray  # [V + 1]
-    child: IntArray  # variables whose buckets hang on this one
-    up_of: IntArray  # [V + 1]
-    up: IntArray  # for each entry of the bucket it hangs on, the row of this bucket
-    reach_of: IntArray  # [C + 1]
-    reach: IntArray  # stages reachable from the demand of stage c, nearest first
+    moments: FloatArray  # [rows, 5] of the demand in and below a bucket, without evidence
+    separators: Table  # SEPARATOR
+    children: IntArray
+    up: IntArray
+    reach: IntArray
 
 
-class Beliefs(NamedTuple):
-    """What is believed of every job, and scratch space (one per thread)."""
+class Scratch(NamedTuple):
+    """Working space for one application at a time; one per thread."""
 
-    stages: Table  # BELIEF_STAGE [num_jobs, most canonical stages of an application]
-    jobs: Table  # BELIEF_JOB [num_jobs]
-    origin: IntArray  # [4] where the application's stages, variables, rows, entries begin
-    status: IntArray  # [stages of one application]
-    actual: IntArray  # [stages] the job's stage, -1 if not visible
-    fraction: FloatArray  # [stages] part of the demand that remains
-    stack: IntArray
-    low: IntArray  # [variables] evidence
-    high: IntArray
-    dirty: IntArray  # [variables] 1: evidence in or below the bucket
-    root: IntArray  # [variables] the row of the separator if evidence fixes it, else -1
-    component: IntArray  # [variables] the root of the tree it is left in
+    stages: Table  # STAGE_STATE
+    variables: Table  # VARIABLE_STATE
     conditional: FloatArray  # [entries] P(variable | separator, evidence below)
     joint: FloatArray  # [entries] P(variable, separator | evidence)
     likelihood: FloatArray  # [rows] P(evidence in and below | separator), scaled
     weight: FloatArray  # [rows] P(separator | evidence)
-    moments: FloatArray  # [rows, 5]
-    marginal: FloatArray  # [variables, S]
-    mark: IntArray  # [variables]
-    queries: IntArray  # [variables] how many variables of a question are in or below a bucket
-    size: IntArray  # [variables] of a message
-    offset: IntArray  # [variables] of a message
-    axis: IntArray  # [variables] stride of the ready stage's state in a message
-    message: FloatArray
+    moments: FloatArray  # [rows, 5] of what remains in and below the bucket
+    marginal: FloatArray  # [variables, most states]
+    stack: IntArray
+    messages: FloatArray
     product: FloatArray
 
 
-MESSAGE = 1 << 18  # floats for the messages of one mutual information
+class Beliefs(NamedTuple):
+    """What is believed of every job."""
+
+    stages: Table  # BELIEF_STAGE [jobs, most canonical stages of an application]
+    jobs: Table  # BELIEF_JOB [jobs]
+    scratch: Scratch
 
 
-# --------------------------------------------------------------------------------------------------
-# Compiling a profile
+# --- Compiling a profile ----------------------------------------------------------------------
 
 
 def compile_profile(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
-    """Flat arrays of the networks of the given applications, in that order.
+    """Flat tables of the networks of the given applications, in that order.
 
-    Stage numbers agree with ``template_table(applications, profile.templates)``. An application
-    without past jobs has no stages; its jobs are judged by the tasks of all applications.
+    Stages are numbered like those of ``template_table(applications, profile.templates)``. An
+    application without past jobs has none; its jobs are judged by the tasks of all applications.
     """
+    settings = profile.settings
     parts = [
         _compile(profile.networks[name], profile.templates[name])
-        if name in profile.networks
-        else _Part()
         for name in applications
+        if name in profile.networks
     ]
-    settings = profile.settings
-    width = max([part.states.max(initial=1) for part in parts], default=1)
-    first = _starts([len(part.demand) for part in parts])
-    variables = _starts([len(part.states) for part in parts])
-    tasks = [profile.tasks.get(name, profile.tasks[""]) for name in applications]
+    width = max((part["variables"]["states"].max() for part in parts), default=1)
+    starts = np.zeros(len(applications) + 1, APPLICATION)
+    known = np.array([name in profile.networks for name in applications], bool)
+    for field in APPLICATION.names or ():
+        lengths = np.zeros(len(applications), np.int64)
+        lengths[known] = [len(part[field]) for part in parts]
+        starts[field][1:] = np.cumsum(lengths)
 
-    def shifted(field: str, base: IntArray) -> IntArray:
-        rows = [getattr(part, field) for part in parts]
-        moved = [np.where(row < 0, -1, row + at) for row, at in zip(rows, base, strict=False)]
-        return np.concatenate([*moved, np.zeros(0, np.int64)]).astype(np.int64)
+    def joined(field: str, empty: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(np.concatenate([part[field] for part in parts] or [empty]))
 
-    def joined(field: str) -> Any:
-        return np.concatenate([getattr(part, field) for part in parts])
-
-    def padded(bins: str, field: str) -> FloatArray:
-        rows = [getattr(row, field) for part in parts for row in getattr(part, bins)]
-        return np.array([np.pad(row, (0, width - len(row))) for row in rows]).reshape(-1, width)
-
-    def counts(field: str) -> IntArray:
-        return _starts(joined(field))
-
-    least, mean, most = (padded("demand_bins", name) for name in ("least", "mean", "most"))
-    spread = mean - least > 1e-12 * np.maximum(most, 1e-300)
+    bins = np.zeros((int(starts["stages"][-1]), width), BIN)
+    for row, (demand, tasks) in zip(
+        bins, (pair for part in parts for pair in part["bins"]), strict=True
+    ):
+        _fill_bins(row, demand, tasks)
     networks = Networks(
-        levels=np.array([settings.low, settings.high]),
-        reachable=settings.reachable,
-        structural=int(settings.structural),
-        first=first,
-        variables=variables,
-        kind=joined("kind"),
-        demand=shifted("demand", variables),
-        fanout=shifted("fanout", variables),
-        demand_least=least,
-        demand_mean=mean,
-        demand_most=most,
-        demand_variance=padded("demand_bins", "variance"),
-        demand_shape=np.where(spread, (most - mean) / np.where(spread, mean - least, 1.0), 1.0),
-        tasks_least=padded("fanout_bins", "least"),
-        tasks_most=padded("fanout_bins", "most"),
-        prior=np.zeros(first[-1], BELIEF_STAGE),
-        prior_present=np.zeros(first[-1], BELIEF_STAGE),
-        prior_variance=np.zeros((first[-1], 2)),
-        prior_job=np.array([row.per_job for row in tasks]).reshape(-1, 2),
-        task_mean=np.array([row.mean for row in tasks]).reshape(-1, 2),
-        task_variance=np.array([row.variance for row in tasks]).reshape(-1, 2),
-        task_low=np.array([row.low for row in tasks]).reshape(-1, 2),
-        task_high=np.array([row.high for row in tasks]).reshape(-1, 2),
-        states=joined("states"),
-        stage=shifted("stage", first),
-        parent=shifted("parent", variables),
-        rows=counts("num_rows"),
-        entries=counts("num_entries"),
-        table=joined("table"),
-        moments=np.concatenate([part.moments for part in parts]).reshape(-1, 5),
-        separator_of=counts("separators"),
-        separator=shifted("separator", variables),
-        stride=joined("stride"),
-        child_of=counts("children"),
-        child=shifted("child", variables),
-        up_of=counts("num_up"),
-        up=joined("up"),
-        reach_of=counts("num_reach"),
-        reach=shifted("reach", first),
+        settings=np.array(
+            [(settings.low, settings.high, settings.reachable, settings.structural)], SETTINGS
+        ),
+        applications=starts,
+        tasks=np.zeros((len(applications), 2), TASKS),
+        stages=joined("stages", np.zeros(0, NETWORK_STAGE)),
+        prior=np.zeros((len(bins), 2), BELIEF_STAGE),
+        bins=bins,
+        variables=joined("variables", np.zeros(0, VARIABLE)),
+        table=joined("entries", np.zeros(0)),
+        moments=joined("rows", np.zeros((0, 5))),
+        separators=joined("separators", np.zeros(0, SEPARATOR)),
+        children=joined("children", np.zeros(0, np.int64)),
+        up=joined("up", np.zeros(0, np.int64)),
+        reach=joined("reach", np.zeros(0, np.int64)),
     )
-    beliefs = new_beliefs(1, networks)
+    scratch = new_beliefs(0, networks).scratch
     for application, name in enumerate(applications):
-        _fill_prior(networks, beliefs, application)
-        if name in profile.networks:
-            rows = slice(first[application], first[application + 1])
+        row = networks.tasks[application]
+        tasks = profile.tasks.get(name, profile.tasks[""])
+        row["mean_s"], row["variance"] = tasks.mean, tasks.variance
+        row["low_s"], row["high_s"], row["job_s"] = tasks.low, tasks.high, tasks.per_job
+        if known[application]:
+            net = _select(networks, application)
+            _fill_prior(net, scratch)
             for kind in (0, 1):
-                mine = networks.kind[rows] == kind
-                total = networks.prior["demand_s"][rows][mine].sum()
-                networks.prior_job[application, kind] = total
+                mine = net.stages["kind"] == kind
+                row["job_s"][kind] = net.prior["demand_s"][mine, 0].sum()
     return networks
 
 
-class _Part:
-    """One application's share of the arrays of Networks, numbered from 0."""
-
-    def __init__(self) -> None:
-        none = np.zeros(0, np.int64)
-        self.kind = self.demand = self.fanout = self.states = self.stage = self.parent = none
-        self.num_rows = self.num_entries = self.separators = self.children = self.num_up = none
-        self.num_reach = self.reach = self.separator = self.stride = self.child = self.up = none
-        self.table = np.zeros(0)
-        self.moments = np.zeros((0, 5))
-        self.demand_bins: tuple[Any, ...] = ()
-        self.fanout_bins: tuple[Any, ...] = ()
+def _fill_bins(row: Table, demand: Any, tasks: Any) -> None:
+    states = slice(0, len(demand))
+    row["least_s"][states], row["mean_s"][states] = demand.least, demand.mean
+    row["most_s"][states], row["variance"][states] = demand.most, demand.variance
+    spread = demand.mean - demand.least > 1e-12 * np.maximum(demand.most, 1e-300)
+    above = np.where(spread, demand.mean - demand.least, 1.0)
+    row["shape"][states] = np.where(spread, (demand.most - demand.mean) / above, 1.0)
+    states = slice(0, len(tasks))
+    row["least_tasks"][states], row["most_tasks"][states] = tasks.least, tasks.most
 
 
-def _compile(network: Network, template: Template) -> _Part:
+def _compile(network: Network, template: Template) -> dict[str, Any]:
+    """One application's part of every table."""
     states = network.states
     separators = separators_of(network.parents)
     parents = [max(row, default=-1) for row in separators]
     shapes = [tuple(states[other] for other in row) for row in separators]
     strides = [_strides(shape) for shape in shapes]
     tables = [_expanded(network, v, row) for v, row in enumerate(separators)]
-    maps = [
-        _row_map(separators[v], strides[v], separators[p], shapes[p], p, states[p])
-        if (p := parents[v]) >= 0
-        else np.zeros(0, np.int64)
-        for v in range(len(states))
-    ]
     children: list[list[int]] = [[] for _ in states]
+    maps: list[IntArray] = []
     for v, p in enumerate(parents):
-        if p >= 0:
+        if p < 0:
+            maps.append(np.zeros(0, np.int64))
+        else:
             children[p].append(v)
-    stage = np.full(len(states), -1, np.int64)
-    stage[network.demand] = np.arange(len(network.demand))
-    kind = np.array(template.kinds, np.int64)
-    reach = [_reachable(network, stage_) for stage_ in range(len(kind))]
+            above = (*separators[p], p)
+            maps.append(_row_map(separators[v], strides[v], above, (*shapes[p], states[p])))
+    stage_of = np.full(len(states), -1, np.int64)
+    stage_of[network.demand] = np.arange(len(network.demand))
+    reach = [_reachable(network, stage) for stage in range(len(network.demand))]
 
-    part = _Part()
-    part.kind, part.demand, part.fanout = kind, network.demand, network.fanout
-    part.demand_bins, part.fanout_bins = network.demand_bins, network.fanout_bins
-    part.states, part.stage = np.array(states, np.int64), stage
-    part.parent = np.array(parents, np.int64)
-    part.num_rows = np.array([math.prod(shape) for shape in shapes], np.int64)
-    part.num_entries = part.num_rows * part.states
-    part.table = np.concatenate([table.ravel() for table in tables])
-    part.separators, part.separator = _lengths(separators), _flat(separators)
-    part.stride = _flat(strides)
-    part.children, part.child = _lengths(children), _flat(children)
-    part.num_up, part.up = _lengths(maps), _flat(maps)
-    part.num_reach, part.reach = _lengths(reach), _flat(reach)
-    part.moments = _static_moments(network, stage, kind, tables, children, maps)
-    return part
+    stages = np.zeros(len(network.demand), NETWORK_STAGE)
+    stages["kind"] = template.kinds
+    stages["demand"], stages["fanout"] = network.demand, network.fanout
+    stages["reach"], stages["end_reach"] = _ranges(reach)
+    variables = np.zeros(len(states), VARIABLE)
+    variables["states"], variables["stage"], variables["parent"] = states, stage_of, parents
+    variables["num_rows"] = [len(table) for table in tables]
+    variables["row"] = _ranges(tables)[0]
+    variables["entry"] = _ranges([table.ravel() for table in tables])[0]
+    variables["separator"], variables["end_separator"] = _ranges(separators)
+    variables["child"], variables["end_child"] = _ranges(children)
+    variables["up"] = _ranges(maps)[0]
+    flat = np.zeros(sum(map(len, separators)), SEPARATOR)
+    flat["variable"], flat["stride"] = _flat(separators), _flat(strides)
+    return {
+        "stages": stages,
+        "variables": variables,
+        "bins": list(zip(network.demand_bins, network.fanout_bins, strict=True)),
+        "rows": _static_moments(network, template, stage_of, tables, children, maps),
+        "entries": np.concatenate([table.ravel() for table in tables]),
+        "separators": flat,
+        "children": _flat(children),
+        "up": _flat(maps),
+        "reach": _flat(reach),
+    }
 
 
 def separators_of(parents: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
@@ -322,23 +358,20 @@ def _row_map(
     separator: tuple[int, ...],
     strides: tuple[int, ...],
     above: tuple[int, ...],
-    above_shape: tuple[int, ...],
-    parent: int,
-    parent_states: int,
+    shape: tuple[int, ...],
 ) -> IntArray:
-    """For each entry of the parent's bucket, the row of this bucket that it belongs to."""
-    grid = np.indices((*above_shape, parent_states)).reshape(len(above) + 1, -1)
-    position = {other: axis for axis, other in enumerate((*above, parent))}
-    row = np.zeros(grid.shape[1], np.int64)
+    """For each entry of the bucket above, the row of this bucket that it belongs to."""
+    grid = dict(zip(above, np.indices(shape).reshape(len(above), -1), strict=True))
+    row = np.zeros(math.prod(shape), np.int64)
     for other, stride in zip(separator, strides, strict=True):
-        row += stride * grid[position[other]]
+        row += stride * grid[other]
     return row
 
 
 def _reachable(network: Network, stage: int) -> list[int]:
     """Stages whose demand a directed path leads to from this stage's demand, nearest first.
 
-    Length is counted in steps from stage to stage; a stage's fan-out and demand count as one.
+    Length is counted in steps from stage to stage: a stage's fan-out and its demand count as one.
     """
     owner = {int(v): s for s, v in enumerate(network.demand)}
     owner |= {int(v): s for s, v in enumerate(network.fanout) if v >= 0}
@@ -361,294 +394,302 @@ def _reachable(network: Network, stage: int) -> list[int]:
 
 def _static_moments(
     network: Network,
-    stage: IntArray,
-    kind: IntArray,
+    template: Template,
+    stage_of: IntArray,
     tables: list[FloatArray],
     children: list[list[int]],
     maps: list[IntArray],
 ) -> FloatArray:
-    """Moments of the demand in and below each bucket, given its separator, without evidence.
+    """Moments of the demand in and below each bucket, given its row, without evidence.
 
     Columns: mean of the LLM part, of the regular part, variance, covariance, variance.
     """
     moments: list[FloatArray] = [np.zeros(0)] * len(tables)
     for variable in reversed(range(len(tables))):
-        table = tables[variable]
-        mean = np.zeros((*table.shape, 2))
-        cov = np.zeros((*table.shape, 3))
-        s = stage[variable]
-        if s >= 0:
-            mean[..., kind[s]] = network.demand_bins[s].mean
-            cov[..., 2 * kind[s]] = network.demand_bins[s].variance
+        table, stage = tables[variable], stage_of[variable]
+        below = np.zeros((*table.shape, 5))
+        if stage >= 0:
+            bins, kind = network.demand_bins[stage], template.kinds[stage]
+            below[..., kind], below[..., 2 + 2 * kind] = bins.mean, bins.variance
         for child in children[variable]:
-            below = moments[child][maps[child]].reshape(*table.shape, 5)
-            mean += below[..., :2]
-            cov += below[..., 2:]
-        second = np.stack(
-            [mean[..., 0] ** 2, mean[..., 0] * mean[..., 1], mean[..., 1] ** 2], axis=-1
-        )
-        first = np.einsum("rx,rxk->rk", table, mean)
-        cov = np.einsum("rx,rxk->rk", table, cov + second)
-        cov -= np.stack([first[:, 0] ** 2, first[:, 0] * first[:, 1], first[:, 1] ** 2], axis=-1)
-        moments[variable] = np.concatenate([first, cov], axis=1)
-    return np.concatenate(moments) if moments else np.zeros((0, 5))
+            below += moments[child][maps[child]].reshape(*table.shape, 5)
+        below[..., 2:] += _products(below)
+        mixed = np.einsum("rx,rxk->rk", table, below)
+        mixed[:, 2:] -= _products(mixed)
+        moments[variable] = mixed
+    return np.concatenate(moments)
 
 
-def _lengths(rows: Sequence[Sequence[int] | IntArray]) -> IntArray:
-    return np.array([len(row) for row in rows], np.int64)
+def _products(moments: FloatArray) -> FloatArray:
+    llm, regular = moments[..., 0], moments[..., 1]
+    return np.stack([llm * llm, llm * regular, regular * regular], axis=-1)
 
 
-def _flat(rows: Sequence[Sequence[int] | IntArray]) -> IntArray:
+def _ranges(rows: Sequence[Any]) -> tuple[IntArray, IntArray]:
+    ends = np.cumsum([len(row) for row in rows])
+    return ends - [len(row) for row in rows], ends
+
+
+def _flat(rows: Sequence[Any]) -> IntArray:
     return np.array([value for row in rows for value in row], np.int64)
 
 
-def _starts(counts: Sequence[int] | IntArray) -> IntArray:
-    return np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))]).astype(np.int64)
-
-
 def new_beliefs(num_jobs: int, networks: Networks) -> Beliefs:
-    """Room for the beliefs about ``num_jobs`` jobs, all zero, and scratch space."""
-    stages = int(np.diff(networks.first).max(initial=0))
-    spans = networks.variables
-    variables = int(np.diff(spans).max(initial=0))
-    rows = int(np.diff(networks.rows[spans]).max(initial=0))
-    entries = int(np.diff(networks.entries[spans]).max(initial=0))
-    width = networks.demand_mean.shape[1]
-
-    def ints(count: int) -> IntArray:
-        return np.zeros(count, np.int64)
-
+    """Room for the beliefs about ``num_jobs`` jobs, all zero."""
+    most = {
+        field: int(np.diff(networks.applications[field]).max(initial=0))
+        for field in ("stages", "variables", "rows", "entries")
+    }
+    width = networks.bins.shape[1]
     return Beliefs(
-        stages=np.zeros((num_jobs, stages), BELIEF_STAGE),
+        stages=np.zeros((num_jobs, most["stages"]), BELIEF_STAGE),
         jobs=np.zeros(num_jobs, BELIEF_JOB),
-        origin=ints(4),
-        status=ints(stages),
-        actual=ints(stages),
-        fraction=np.zeros(stages),
-        stack=ints(stages),
-        low=ints(variables),
-        high=ints(variables),
-        dirty=ints(variables),
-        root=ints(variables),
-        component=ints(variables),
-        conditional=np.zeros(entries),
-        joint=np.zeros(entries),
-        likelihood=np.zeros(rows),
-        weight=np.zeros(rows),
-        moments=np.zeros((rows, 5)),
-        marginal=np.zeros((variables, width)),
-        mark=ints(variables),
-        queries=ints(variables),
-        size=ints(variables),
-        offset=ints(variables),
-        axis=ints(variables),
-        message=np.zeros(MESSAGE),
-        product=np.zeros(MESSAGE),
+        scratch=Scratch(
+            stages=np.zeros(most["stages"], STAGE_STATE),
+            variables=np.zeros(most["variables"], VARIABLE_STATE),
+            conditional=np.zeros(most["entries"]),
+            joint=np.zeros(most["entries"]),
+            likelihood=np.zeros(most["rows"]),
+            weight=np.zeros(most["rows"]),
+            moments=np.zeros((most["rows"], 5)),
+            marginal=np.zeros((most["variables"], width)),
+            stack=np.zeros(max(most["stages"], int(networks.settings["reachable"][0])), np.int64),
+            messages=np.zeros(MESSAGES),
+            product=np.zeros(MESSAGES),
+        ),
     )
 
 
-# --------------------------------------------------------------------------------------------------
-# Exact posteriors
+@compiled
+def _select(networks: Networks, application: int) -> Networks:
+    """One application's part of every table."""
+    start, end = networks.applications[application], networks.applications[application + 1]
+    return Networks(
+        networks.settings,
+        networks.applications,
+        networks.tasks,
+        networks.stages[start["stages"] : end["stages"]],
+        networks.prior[start["stages"] : end["stages"]],
+        networks.bins[start["stages"] : end["stages"]],
+        networks.variables[start["variables"] : end["variables"]],
+        networks.table[start["entries"] : end["entries"]],
+        networks.moments[start["rows"] : end["rows"]],
+        networks.separators[start["separators"] : end["separators"]],
+        networks.children[start["children"] : end["children"]],
+        networks.up[start["up"] : end["up"]],
+        networks.reach[start["reach"] : end["reach"]],
+    )
+
+
+# --- Exact posteriors -------------------------------------------------------------------------
 
 
 @compiled
-def _focus(networks: Networks, beliefs: Beliefs, application: int) -> None:
-    """Make scratch space refer to one application, and forget all evidence."""
-    first, last = networks.variables[application], networks.variables[application + 1]
-    beliefs.origin[0] = networks.first[application]
-    beliefs.origin[1] = first
-    beliefs.origin[2] = networks.rows[first]
-    beliefs.origin[3] = networks.entries[first]
-    for v in range(first, last):
-        beliefs.low[v - first] = 0
-        beliefs.high[v - first] = networks.states[v] - 1
-    for c in range(networks.first[application + 1] - networks.first[application]):
-        beliefs.fraction[c] = 1.0
+def _forget(net: Networks, scratch: Scratch) -> None:
+    """No evidence, and nothing done yet."""
+    for v in range(len(net.variables)):
+        scratch.variables[v]["low"] = 0
+        scratch.variables[v]["high"] = net.variables[v]["states"] - 1
 
 
 @compiled
-def _collect(networks: Networks, beliefs: Beliefs, application: int) -> None:
+def _collect(net: Networks, scratch: Scratch) -> None:
     """The pass up: multiply the evidence into the buckets that have some in or below them.
 
     Fills root and dirty, and for dirty buckets conditional, likelihood and moments.
     """
-    first, last = networks.variables[application], networks.variables[application + 1]
-    low, high, dirty, root = beliefs.low, beliefs.high, beliefs.dirty, beliefs.root
-    for v in range(first, last):
+    work = scratch.variables
+    for v in range(len(net.variables)):
+        own, here = net.variables[v], work[v]
         row = 0
-        for k in range(networks.separator_of[v], networks.separator_of[v + 1]):
-            other = networks.separator[k] - first
-            if low[other] != high[other]:
+        for k in range(own["separator"], own["end_separator"]):
+            other = work[net.separators[k]["variable"]]
+            if other["low"] != other["high"]:
                 row = -1
                 break
-            row += networks.stride[k] * low[other]
-        root[v - first] = row
-        narrowed = low[v - first] > 0 or high[v - first] < networks.states[v] - 1
-        dirty[v - first] = 1 if narrowed else 0
-    for v in range(last - 1, first - 1, -1):
-        here = v - first
-        for k in range(networks.child_of[v], networks.child_of[v + 1]):
-            below = networks.child[k] - first
-            if dirty[below] == 1 and root[below] < 0:
-                dirty[here] = 1
-        if dirty[here] == 1 and not (root[here] >= 0 and low[here] == high[here]):
-            _collect_bucket(networks, beliefs, v)
+            row += net.separators[k]["stride"] * other["low"]
+        here["root"] = row
+        here["dirty"] = 1 if here["low"] > 0 or here["high"] < own["states"] - 1 else 0
+    for v in range(len(net.variables) - 1, -1, -1):
+        here = work[v]
+        if here["dirty"] == 0 or (here["root"] >= 0 and here["low"] == here["high"]):
+            continue
+        _collect_bucket(net, scratch, v)
+        if here["root"] < 0:
+            work[net.variables[v]["parent"]]["dirty"] = 1
 
 
 @compiled
-def _collect_bucket(networks: Networks, beliefs: Beliefs, v: int) -> None:
-    here, states = v - beliefs.origin[1], networks.states[v]
-    low, high = beliefs.low[here], beliefs.high[here]
-    start, end = networks.rows[v], networks.rows[v + 1]
-    if beliefs.root[here] >= 0:  # the separator is known: one row is enough
-        start, end = start + beliefs.root[here], start + beliefs.root[here] + 1
+def _collect_bucket(net: Networks, scratch: Scratch, v: int) -> None:
+    own, here = net.variables[v], scratch.variables[v]
+    start, end = 0, own["num_rows"]
+    if here["root"] >= 0:  # the separator is known: one row is enough
+        start, end = here["root"], here["root"] + 1
+    likelihood = scratch.likelihood[own["row"] : own["row"] + own["num_rows"]]
     best = 0.0
     for row in range(start, end):
-        entry = networks.entries[v] + (row - networks.rows[v]) * states
-        at = entry - beliefs.origin[3]
-        total = 0.0
-        for x in range(states):
-            value = 0.0
-            if low <= x <= high:
-                value = networks.table[entry + x]
-                if value > 0.0:
-                    value *= _below(networks, beliefs, v, entry + x)
-            beliefs.conditional[at + x] = value
-            total += value
-        beliefs.likelihood[row - beliefs.origin[2]] = total
-        best = max(best, total)
-        if total > 0.0:
-            for x in range(states):
-                beliefs.conditional[at + x] /= total
+        likelihood[row] = _collect_row(net, scratch, v, row, True)
+        best = max(best, likelihood[row])
     for row in range(start, end):
         if best > 0.0:
-            beliefs.likelihood[row - beliefs.origin[2]] /= best
+            likelihood[row] /= best
         else:  # impossible evidence: nothing is learned from it
-            beliefs.likelihood[row - beliefs.origin[2]] = 1.0
-            at = networks.entries[v] + (row - networks.rows[v]) * states - beliefs.origin[3]
-            for x in range(low, high + 1):
-                beliefs.conditional[at + x] = 1.0 / (high - low + 1)
-        _collect_moments(networks, beliefs, v, row)
+            _collect_row(net, scratch, v, row, False)
+            likelihood[row] = 1.0
 
 
 @compiled
-def _below(networks: Networks, beliefs: Beliefs, v: int, entry: int) -> float:
-    """Likelihood of the evidence below one entry of the bucket of v."""
-    value = 1.0
-    for k in range(networks.child_of[v], networks.child_of[v + 1]):
-        u = networks.child[k]
-        here = u - beliefs.origin[1]
-        if beliefs.dirty[here] == 1 and beliefs.root[here] < 0:
-            row = networks.rows[u] + networks.up[networks.up_of[u] + entry - networks.entries[v]]
-            value *= beliefs.likelihood[row - beliefs.origin[2]]
-    return value
+def _collect_row(net: Networks, scratch: Scratch, v: int, row: int, believe: bool) -> float:
+    """Likelihood of the evidence in and below one row of a bucket; its conditional and moments.
 
-
-@compiled
-def _collect_moments(networks: Networks, beliefs: Beliefs, v: int, row: int) -> None:
-    """Moments of what remains in and below a bucket, given one row and the evidence below."""
-    here, states, stage = v - beliefs.origin[1], networks.states[v], networks.stage[v]
-    mean_llm = mean_regular = second_llm = second_both = second_regular = 0.0
-    entry = networks.entries[v] + (row - networks.rows[v]) * states
-    for x in range(beliefs.low[here], beliefs.high[here] + 1):
-        p = beliefs.conditional[entry + x - beliefs.origin[3]]
-        if p == 0.0:
-            continue
-        llm = regular = var_llm = cov = var_regular = 0.0
-        if stage >= 0:
-            left = beliefs.fraction[stage - beliefs.origin[0]]
-            if networks.kind[stage] == 0:
-                llm = left * networks.demand_mean[stage, x]
-                var_llm = left * left * networks.demand_variance[stage, x]
-            else:
-                regular = left * networks.demand_mean[stage, x]
-                var_regular = left * left * networks.demand_variance[stage, x]
-        for k in range(networks.child_of[v], networks.child_of[v + 1]):
-            u = networks.child[k]
-            if beliefs.root[u - beliefs.origin[1]] >= 0:
-                continue
-            at = networks.rows[u]
-            at += networks.up[networks.up_of[u] + entry + x - networks.entries[v]]
-            if beliefs.dirty[u - beliefs.origin[1]] == 1:
-                below = beliefs.moments[at - beliefs.origin[2]]
-            else:
-                below = networks.moments[at]
-            llm += below[0]
-            regular += below[1]
-            var_llm += below[2]
-            cov += below[3]
-            var_regular += below[4]
-        mean_llm += p * llm
-        mean_regular += p * regular
-        second_llm += p * (var_llm + llm * llm)
-        second_both += p * (cov + llm * regular)
-        second_regular += p * (var_regular + regular * regular)
-    out = beliefs.moments[row - beliefs.origin[2]]
-    out[0] = mean_llm
-    out[1] = mean_regular
-    out[2] = second_llm - mean_llm * mean_llm
-    out[3] = second_both - mean_llm * mean_regular
-    out[4] = second_regular - mean_regular * mean_regular
-
-
-@compiled
-def _distribute(networks: Networks, beliefs: Beliefs, application: int) -> None:
-    """The pass down: the posterior of every variable. Fills weight, joint, marginal, component."""
-    first, last = networks.variables[application], networks.variables[application + 1]
-    for v in range(first, last):
-        here = v - first
-        root = beliefs.root[here]
-        beliefs.component[here] = here if root >= 0 else beliefs.component[networks.parent[v] - first]
-        if root >= 0 and beliefs.low[here] == beliefs.high[here]:
-            for x in range(networks.states[v]):
-                beliefs.marginal[here, x] = 0.0
-            beliefs.marginal[here, beliefs.low[here]] = 1.0
-        else:
-            _distribute_bucket(networks, beliefs, v)
-
-
-@compiled
-def _distribute_bucket(networks: Networks, beliefs: Beliefs, v: int) -> None:
-    here, states = v - beliefs.origin[1], networks.states[v]
-    rows = networks.rows[v + 1] - networks.rows[v]
-    weight = beliefs.weight[networks.rows[v] - beliefs.origin[2] :]
-    for row in range(rows):
-        weight[row] = 0.0
-    if beliefs.root[here] >= 0:
-        weight[beliefs.root[here]] = 1.0
-    else:
-        p = networks.parent[v]
-        above = beliefs.joint[networks.entries[p] - beliefs.origin[3] :]
-        for entry in range(networks.up_of[v + 1] - networks.up_of[v]):
-            weight[networks.up[networks.up_of[v] + entry]] += above[entry]
-    start = networks.entries[v]
-    joint = beliefs.joint[start - beliefs.origin[3] :]
-    if beliefs.dirty[here] == 1:
-        given = beliefs.conditional[start - beliefs.origin[3] :]
-    else:
-        given = networks.table[start:]
-    marginal = beliefs.marginal[here]
-    for x in range(states):
-        marginal[x] = 0.0
-    for row in range(rows):
-        entry = row * states
-        for x in range(states):
-            p_entry = 0.0
-            if weight[row] > 0.0:
-                p_entry = weight[row] * given[entry + x]
-            joint[entry + x] = p_entry
-            marginal[x] += p_entry
+    Unless ``believe``, the table and the evidence below are ignored.
+    """
+    own, here = net.variables[v], scratch.variables[v]
+    states, stage = own["states"], own["stage"]
+    left = scratch.stages[stage]["left"] if stage >= 0 else 0.0
     total = 0.0
+    mean_llm = mean_regular = square_llm = product = square_regular = 0.0
     for x in range(states):
-        total += marginal[x]
-    if not total > 0.0:  # after impossible evidence: whatever is allowed
-        for x in range(beliefs.low[here], beliefs.high[here] + 1):
-            marginal[x] = 1.0 / (beliefs.high[here] - beliefs.low[here] + 1)
+        entry = row * states + x
+        p = 0.0
+        if here["low"] <= x <= here["high"]:
+            p = net.table[own["entry"] + entry] if believe else 1.0
+        if p > 0.0:
+            llm = regular = var_llm = covariance = var_regular = 0.0
+            if left > 0.0:
+                bin_ = net.bins[stage, x]
+                if net.stages[stage]["kind"] == 0:
+                    llm, var_llm = left * bin_["mean_s"], left * left * bin_["variance"]
+                else:
+                    regular, var_regular = left * bin_["mean_s"], left * left * bin_["variance"]
+            for k in range(own["child"], own["end_child"]):
+                u = net.children[k]
+                if scratch.variables[u]["root"] >= 0:
+                    continue
+                at = net.variables[u]["row"] + net.up[net.variables[u]["up"] + entry]
+                below = net.moments
+                if scratch.variables[u]["dirty"] == 1:
+                    below = scratch.moments
+                    if believe:
+                        p *= scratch.likelihood[at]
+                llm += below[at, 0]
+                regular += below[at, 1]
+                var_llm += below[at, 2]
+                covariance += below[at, 3]
+                var_regular += below[at, 4]
+            mean_llm += p * llm
+            mean_regular += p * regular
+            square_llm += p * (var_llm + llm * llm)
+            product += p * (covariance + llm * regular)
+            square_regular += p * (var_regular + regular * regular)
+            total += p
+        scratch.conditional[own["entry"] + entry] = p
+    if total > 0.0:
+        scale = 1.0 / total
+        for entry in range(own["entry"] + row * states, own["entry"] + (row + 1) * states):
+            scratch.conditional[entry] *= scale
+        mean_llm *= scale
+        mean_regular *= scale
+        out = scratch.moments[own["row"] + row]
+        out[0] = mean_llm
+        out[1] = mean_regular
+        out[2] = square_llm * scale - mean_llm * mean_llm
+        out[3] = product * scale - mean_llm * mean_regular
+        out[4] = square_regular * scale - mean_regular * mean_regular
+    return total
 
 
 @compiled
-def _quantile(networks: Networks, stage: int, marginal: FloatArray, level: float) -> float:
-    """The ``level`` quantile of a stage's demand: of the mixture of its bins, weighted by marginal.
+def _distribute(net: Networks, scratch: Scratch) -> None:
+    """The pass down: the posterior of every variable. Fills weight, joint, marginal, component."""
+    for v in range(len(net.variables)):
+        here = scratch.variables[v]
+        if here["root"] < 0:
+            here["component"] = scratch.variables[net.variables[v]["parent"]]["component"]
+        else:
+            here["component"] = v
+        marginal = scratch.marginal[v]
+        for x in range(net.variables[v]["states"]):
+            marginal[x] = 0.0
+        if here["root"] >= 0 and here["low"] == here["high"]:
+            marginal[here["low"]] = 1.0
+        else:
+            _distribute_bucket(net, scratch, v)
+
+
+@compiled
+def _distribute_bucket(net: Networks, scratch: Scratch, v: int) -> None:
+    own, here = net.variables[v], scratch.variables[v]
+    states, rows = own["states"], own["num_rows"]
+    weight = scratch.weight[own["row"] : own["row"] + rows]
+    start, end = 0, rows
+    if here["root"] >= 0:
+        start, end = here["root"], here["root"] + 1
+        weight[start] = 1.0
+    else:
+        weight[:] = 0.0
+        above, over = net.variables[own["parent"]], scratch.variables[own["parent"]]
+        first, last = 0, above["num_rows"] * above["states"]
+        if over["root"] >= 0:
+            first, last = over["root"] * above["states"], (over["root"] + 1) * above["states"]
+        for entry in range(first, last):
+            weight[net.up[own["up"] + entry]] += scratch.joint[above["entry"] + entry]
+    given = scratch.conditional if here["dirty"] == 1 else net.table
+    marginal = scratch.marginal[v]
+    total = 0.0
+    for row in range(start, end):
+        entry = own["entry"] + row * states
+        for x in range(states):
+            p = weight[row] * given[entry + x] if weight[row] > 0.0 else 0.0
+            scratch.joint[entry + x] = p
+            marginal[x] += p
+            total += p
+    if not total > 0.0:  # after impossible evidence: whatever is allowed
+        for x in range(here["low"], here["high"] + 1):
+            marginal[x] = 1.0 / (here["high"] - here["low"] + 1)
+
+
+@compiled
+def _fill_prior(net: Networks, scratch: Scratch) -> None:
+    """The beliefs before any evidence, and given presence alone."""
+    for c in range(len(net.stages)):
+        scratch.stages[c]["left"] = 1.0
+    _forget(net, scratch)
+    _collect(net, scratch)
+    _distribute(net, scratch)
+    for c in range(len(net.stages)):
+        v = net.stages[c]["demand"]
+        marginal = scratch.marginal[v, : net.variables[v]["states"]]
+        net.stages[c]["variance"] = _describe(net, c, marginal, net.prior[c, 0])
+        present = 1.0 - marginal[0]
+        marginal[0] = 0.0
+        for x in range(1, len(marginal)):
+            marginal[x] = marginal[x] / present if present > 0.0 else 1.0 / (len(marginal) - 1)
+        net.stages[c]["variance_present"] = _describe(net, c, marginal, net.prior[c, 1])
+
+
+@compiled
+def _describe(net: Networks, stage: int, marginal: FloatArray, out: Table) -> float:
+    """Summarise the posterior of a stage's demand; returns its variance."""
+    mean = square = entropy = 0.0
+    for x in range(len(marginal)):
+        p = marginal[x]
+        if p > 0.0:
+            bin_ = net.bins[stage, x]
+            mean += p * bin_["mean_s"]
+            square += p * (bin_["variance"] + bin_["mean_s"] * bin_["mean_s"])
+            entropy -= p * math.log2(p)
+    out["presence"] = 1.0 - marginal[0]
+    out["demand_s"] = mean
+    out["entropy_bits"] = max(0.0, entropy)
+    out["low_s"] = _quantile(net, stage, marginal, net.settings[0]["low"])
+    out["high_s"] = _quantile(net, stage, marginal, net.settings[0]["high"])
+    return max(0.0, square - mean * mean)
+
+
+@compiled
+def _quantile(net: Networks, stage: int, marginal: FloatArray, level: float) -> float:
+    """A quantile of a stage's demand: of the mixture of its bins, weighted by ``marginal``.
 
     Inside a bin the quantile function is ``least + (most - least) u ** shape``, with the shape
     that gives the bin its mean.
@@ -660,233 +701,170 @@ def _quantile(networks: Networks, stage: int, marginal: FloatArray, level: float
             continue
         last = x
         if below + marginal[x] >= level - 1e-12:
-            least, most = networks.demand_least[stage, x], networks.demand_most[stage, x]
-            if most == least:
-                return float(least)
+            bin_ = net.bins[stage, x]
+            spread = bin_["most_s"] - bin_["least_s"]
+            if spread <= 0.0:
+                return float(bin_["least_s"])
             u = min(1.0, max(0.0, (level - below) / marginal[x]))
-            return float(least + (most - least) * u ** networks.demand_shape[stage, x])
+            return float(bin_["least_s"] + spread * u ** bin_["shape"])
         below += marginal[x]
-    return float(networks.demand_most[stage, last])
+    return float(net.bins[stage, last]["most_s"])
 
 
-@compiled
-def _describe(networks: Networks, stage: int, marginal: FloatArray, out: Table, at: int) -> float:
-    """Summarise the posterior of one stage's demand; returns its variance."""
-    mean = second = entropy = 0.0
-    for x in range(len(marginal)):
-        p = marginal[x]
-        if p > 0.0:
-            value = networks.demand_mean[stage, x]
-            mean += p * value
-            second += p * (networks.demand_variance[stage, x] + value * value)
-            entropy -= p * math.log2(p)
-    out["presence"][at] = 1.0 - marginal[0]
-    out["demand_s"][at] = mean
-    out["entropy_bits"][at] = max(0.0, entropy)
-    out["low_s"][at] = _quantile(networks, stage, marginal, networks.levels[0])
-    out["high_s"][at] = _quantile(networks, stage, marginal, networks.levels[1])
-    return max(0.0, second - mean * mean)
-
-
-@compiled
-def _fill_prior(networks: Networks, beliefs: Beliefs, application: int) -> None:
-    """The beliefs before any evidence, and given presence alone."""
-    _focus(networks, beliefs, application)
-    _collect(networks, beliefs, application)
-    _distribute(networks, beliefs, application)
-    for c in range(networks.first[application], networks.first[application + 1]):
-        v = networks.demand[c]
-        marginal = beliefs.marginal[v - beliefs.origin[1], : networks.states[v]]
-        networks.prior_variance[c, 0] = _describe(networks, c, marginal, networks.prior, c)
-        present = 1.0 - marginal[0]
-        marginal[0] = 0.0
-        for x in range(1, len(marginal)):
-            marginal[x] = marginal[x] / present if present > 0 else 1.0 / (len(marginal) - 1)
-        networks.prior_variance[c, 1] = _describe(networks, c, marginal, networks.prior_present, c)
-
-
-# --------------------------------------------------------------------------------------------------
-# What a job shows
+# --- What a job shows -------------------------------------------------------------------------
 
 
 @compiled
 def _observe(
-    state: ClusterState, templates: TemplateTable, networks: Networks, beliefs: Beliefs, job: int
-) -> None:
-    """What is known of each canonical stage of a job, and how much of it remains."""
-    application = state.jobs["application"][job]
-    base = networks.first[application]
-    count = networks.first[application + 1] - base
-    status, actual = beliefs.status, beliefs.actual
-    for c in range(count):
-        status[c] = ABSENT
-        actual[c] = -1
-        beliefs.fraction[c] = 0.0
+    state: ClusterState, templates: TemplateTable, net: Networks, scratch: Scratch, job: int
+) -> int:
+    """What is known of each canonical stage, and how much of it remains.
+
+    Returns the number of visible stages that no past job had.
+    """
+    base = templates.first[state.jobs[job]["application"]]
+    work = scratch.stages
+    for c in range(len(net.stages)):
+        work[c]["status"], work[c]["actual"], work[c]["left"] = ABSENT, -1, 0.0
     skipped = 0
-    first = state.jobs["first_stage"][job]
-    for s in range(first, first + state.jobs["num_stages"][job]):
-        if state.stages["visible"][s] == 0:
+    first = state.jobs[job]["first_stage"]
+    for s in range(first, first + state.jobs[job]["num_stages"]):
+        stage = state.stages[s]
+        if stage["visible"] == 0:
             continue
-        c = state.stages["canonical"][s] - base
-        if c < 0 or c >= count:
+        c = stage["canonical"] - base
+        if c < 0:
             skipped += 1
             continue
-        actual[c] = s
-        tasks = state.stages["num_tasks"][s]
-        done = state.stages["completed_tasks"][s]
-        if state.stages["kind"][s] != networks.kind[c + base]:
-            status[c] = UNKNOWN
+        work[c]["actual"] = s
+        if stage["kind"] != net.stages[c]["kind"]:
+            work[c]["status"] = UNKNOWN
             skipped += 1
-        elif done == tasks:
-            status[c] = COMPLETE
+        elif stage["completed_tasks"] == stage["num_tasks"]:
+            work[c]["status"] = COMPLETE
         else:
-            status[c] = PRESENT
-            beliefs.fraction[c] = (tasks - done) / tasks
-    beliefs.jobs["skipped"][job] = skipped
-    _mark_undetermined(state, templates, networks, beliefs, job)
+            work[c]["status"] = PRESENT
+            left = stage["num_tasks"] - stage["completed_tasks"]
+            work[c]["left"] = left / stage["num_tasks"]
+    _mark_undetermined(state, templates, net, scratch, base)
+    return skipped
 
 
 @compiled
 def _mark_undetermined(
-    state: ClusterState, templates: TemplateTable, networks: Networks, beliefs: Beliefs, job: int
+    state: ClusterState, templates: TemplateTable, net: Networks, scratch: Scratch, base: int
 ) -> None:
     """Hidden stages that a visible unfinished stage may still reveal, directly or in turn."""
-    application = state.jobs["application"][job]
-    base = networks.first[application]
-    status, actual, stack = beliefs.status, beliefs.actual, beliefs.stack
-    top = 0
-    for c in range(networks.first[application + 1] - base):
-        if actual[c] >= 0:
-            s = actual[c]
-            if state.stages["completed_tasks"][s] < state.stages["num_tasks"][s]:
-                top = _push_revealed(templates, beliefs, c + base, base, top)
-    while top > 0:
-        top -= 1
-        top = _push_revealed(templates, beliefs, stack[top] + base, base, top)
+    work, stack = scratch.stages, scratch.stack
+    for c in range(len(net.stages)):
+        s = work[c]["actual"]
+        if s < 0 or state.stages[s]["completed_tasks"] == state.stages[s]["num_tasks"]:
+            continue
+        stack[0] = c
+        top = 1
+        while top > 0:
+            top -= 1
+            revealer = base + stack[top]
+            for k in range(templates.reveals_of[revealer], templates.reveals_of[revealer + 1]):
+                other = templates.reveals[k] - base
+                if work[other]["actual"] < 0 and work[other]["status"] == ABSENT:
+                    work[other]["status"], work[other]["left"] = UNDETERMINED, 1.0
+                    stack[top] = other
+                    top += 1
 
 
 @compiled
-def _push_revealed(
-    templates: TemplateTable, beliefs: Beliefs, stage: int, base: int, top: int
-) -> int:
-    for k in range(templates.reveals_of[stage], templates.reveals_of[stage + 1]):
-        c = templates.reveals[k] - base
-        if beliefs.actual[c] < 0 and beliefs.status[c] == ABSENT:
-            beliefs.status[c] = UNDETERMINED
-            beliefs.fraction[c] = 1.0
-            beliefs.stack[top] = c
-            top += 1
-    return top
-
-
-@compiled
-def _set_evidence(
-    state: ClusterState, networks: Networks, beliefs: Beliefs, job: int
-) -> None:
-    application = state.jobs["application"][job]
-    base, first = networks.first[application], networks.variables[application]
-    low, high = beliefs.low, beliefs.high
-    for v in range(first, networks.variables[application + 1]):
-        low[v - first] = 0
-        high[v - first] = networks.states[v] - 1
+def _set_evidence(state: ClusterState, net: Networks, scratch: Scratch) -> int:
+    """Turn what is known into evidence; returns how many values no past job had."""
+    _forget(net, scratch)
     clamped = 0
-    for c in range(networks.first[application + 1] - base):
-        status = beliefs.status[c]
+    for c in range(len(net.stages)):
+        work = scratch.stages[c]
+        status = work["status"]
         if status == UNDETERMINED or status == UNKNOWN:
             continue
-        v, f = networks.demand[c + base] - first, networks.fanout[c + base] - first
+        own = net.stages[c]
+        demand = scratch.variables[own["demand"]]
         if status == ABSENT:
-            high[v] = 0
+            demand["high"] = 0
         elif status == PRESENT:
-            low[v] = 1
+            demand["low"] = 1
         else:
-            seconds = state.stages["demand"][beliefs.actual[c]] / TICKS_PER_SECOND
-            k, outside = _bin(
-                networks.demand_least[c + base],
-                networks.demand_most[c + base],
-                networks.states[v + first],
-                seconds,
-            )
-            low[v] = high[v] = k
-            clamped += outside
-        if f >= 0:
-            low[f] = high[f] = 0
+            seconds = state.stages[work["actual"]]["demand"] / TICKS_PER_SECOND
+            states = net.variables[own["demand"]]["states"]
+            bins = net.bins[c, :states]
+            k = 1
+            while k < states - 1 and seconds > (bins[k]["most_s"] + bins[k + 1]["least_s"]) / 2:
+                k += 1
+            demand["low"] = demand["high"] = k
+            clamped += seconds < bins[1]["least_s"] or seconds > bins[states - 1]["most_s"]
+        if own["fanout"] >= 0:
+            fanout = scratch.variables[own["fanout"]]
+            k = 0
             if status != ABSENT:
-                tasks = float(state.stages["num_tasks"][beliefs.actual[c]])
-                k, outside = _bin(
-                    networks.tasks_least[c + base],
-                    networks.tasks_most[c + base],
-                    networks.states[f + first],
-                    tasks,
-                )
-                low[f] = high[f] = k
-                clamped += outside
-    beliefs.jobs["clamped"][job] = clamped
+                tasks = state.stages[work["actual"]]["num_tasks"]
+                states = net.variables[own["fanout"]]["states"]
+                bins = net.bins[c, :states]
+                k = 1
+                while k < states - 1 and tasks > (
+                    (bins[k]["most_tasks"] + bins[k + 1]["least_tasks"]) / 2
+                ):
+                    k += 1
+                clamped += tasks < bins[k]["least_tasks"] or tasks > bins[k]["most_tasks"]
+            fanout["low"] = fanout["high"] = k
+    return clamped
 
 
-@compiled
-def _bin(least: FloatArray, most: FloatArray, states: int, value: float) -> tuple[int, int]:
-    """The state of a present value, and 1 if it lies outside of what past jobs had."""
-    k = 1
-    while k < states - 1 and value > (most[k] + least[k + 1]) / 2:
-        k += 1
-    outside = 1 if (k == 1 and value < least[1]) or (k == states - 1 and value > most[k]) else 0
-    return k, outside
-
-
-# --------------------------------------------------------------------------------------------------
-# Uncertainty reduction
+# --- Uncertainty reduction --------------------------------------------------------------------
 
 
 @compiled
 def _reduction(
-    templates: TemplateTable, networks: Networks, beliefs: Beliefs, job: int, stage: int
+    templates: TemplateTable,
+    net: Networks,
+    scratch: Scratch,
+    beliefs: Table,
+    base: int,
+    stage: int,
 ) -> float:
     """R of a ready stage (bit s): what its completion tells, times how much that matters.
 
     ``I(X; Y_1..Y_M) * sum Range(Y_m)`` over the nearest reachable unfinished stages, plus
-    ``sum H(presence of Z, fan-out of Z) * Range(Z)`` over the stages it may reveal, where Range
-    is the distance between the quantiles of a stage's posterior demand.
+    ``sum H(presence of Z, fan-out of Z) * Range(Z)`` over the undetermined stages it may reveal.
+    Range is the distance between the two quantiles of a stage's posterior demand.
     """
-    base = beliefs.origin[0]
+    own = net.stages[stage]
     found = 0
     ranges = 0.0
-    for k in range(networks.reach_of[stage], networks.reach_of[stage + 1]):
-        c = networks.reach[k] - base
-        if found < networks.reachable and beliefs.status[c] <= PRESENT:
-            beliefs.stack[found] = networks.demand[c + base] - beliefs.origin[1]
+    for k in range(own["reach"], own["end_reach"]):
+        c = net.reach[k]
+        if found < net.settings[0]["reachable"] and scratch.stages[c]["status"] <= PRESENT:
+            scratch.stack[found] = net.stages[c]["demand"]
             found += 1
-            ranges += beliefs.stages["high_s"][job, c] - beliefs.stages["low_s"][job, c]
+            ranges += beliefs[c]["high_s"] - beliefs[c]["low_s"]
     total = 0.0
     if found > 0 and ranges > 0.0:
-        x = networks.demand[stage] - beliefs.origin[1]
-        total = _information(networks, beliefs, x, found) * ranges
-    if networks.structural == 1:
-        for k in range(templates.reveals_of[stage], templates.reveals_of[stage + 1]):
+        total = _information(net, scratch, own["demand"], found) * ranges
+    if net.settings[0]["structural"] == 1:
+        for k in range(templates.reveals_of[base + stage], templates.reveals_of[base + stage + 1]):
             c = templates.reveals[k] - base
-            if beliefs.status[c] == UNDETERMINED:
-                high, low = beliefs.stages["high_s"][job, c], beliefs.stages["low_s"][job, c]
-                total += _presence_entropy(networks, beliefs, c + base) * (high - low)
+            if scratch.stages[c]["status"] == UNDETERMINED:
+                between = beliefs[c]["high_s"] - beliefs[c]["low_s"]
+                total += _structural_entropy(net, scratch, c) * between
     return total
 
 
 @compiled
-def _presence_entropy(networks: Networks, beliefs: Beliefs, stage: int) -> float:
+def _structural_entropy(net: Networks, scratch: Scratch, stage: int) -> float:
     """Entropy of a stage's presence and number of tasks together, bits."""
-    f = networks.fanout[stage]
-    if f >= 0:
-        marginal = beliefs.marginal[f - beliefs.origin[1], : networks.states[f]]
-        return _entropy(marginal)
-    absent = beliefs.marginal[networks.demand[stage] - beliefs.origin[1], 0]
-    return _plogp(absent) + _plogp(1.0 - absent)
-
-
-@compiled
-def _entropy(probabilities: FloatArray) -> float:
+    v = net.stages[stage]["fanout"]
     total = 0.0
-    for p in probabilities:
-        total += _plogp(p)
-    return total
+    if v >= 0:
+        for x in range(net.variables[v]["states"]):
+            total += _plogp(scratch.marginal[v, x])
+        return total
+    absent = scratch.marginal[net.stages[stage]["demand"], 0]
+    return _plogp(absent) + _plogp(1.0 - absent)
 
 
 @compiled
@@ -895,125 +873,123 @@ def _plogp(p: float) -> float:
 
 
 @compiled
-def _information(networks: Networks, beliefs: Beliefs, x: int, found: int) -> float:
+def _information(net: Networks, scratch: Scratch, x: int, found: int) -> float:
     """I(X; Y_1..Y_M | evidence) in bits; the Ys are the first ``found`` variables on the stack."""
-    first = beliefs.origin[1]
-    top = beliefs.component[x]
-    beliefs.mark[:] = 0
-    _mark_path(networks, beliefs, x, top)
+    work = scratch.variables
+    top = work[x]["component"]
+    for v in range(len(net.variables)):
+        work[v]["mark"] = 0
+    _mark_path(net, scratch, x, top)
     last, asked = x, 1
     for k in range(found):
-        y = beliefs.stack[k]
-        if beliefs.component[y] == top and beliefs.low[y] < beliefs.high[y]:
-            _mark_path(networks, beliefs, y, top)
+        y = scratch.stack[k]
+        if work[y]["component"] == top and work[y]["low"] < work[y]["high"]:
+            _mark_path(net, scratch, y, top)
             last = max(last, y)
             asked += 1
     if asked == 1:
         return 0.0
     used = 0
     for v in range(last, top - 1, -1):
-        if beliefs.mark[v] > 0:
-            used = _message(networks, beliefs, v + first, x, used, asked)
+        if work[v]["mark"] > 0:
+            used = _message(net, scratch, v, x, used, asked)
             if used < 0:
-                return 0.0
-            if beliefs.queries[v] == asked:
-                return _joint_information(beliefs, v, x)
+                return _information(net, scratch, x, found - 1)
+            if work[v]["asked"] == asked:
+                return _joint_information(scratch, v, x)
     return 0.0
 
 
 @compiled
-def _mark_path(networks: Networks, beliefs: Beliefs, v: int, top: int) -> None:
-    """Mark 1 the buckets from a variable up to the root of its tree, and 2 that of a query."""
+def _mark_path(net: Networks, scratch: Scratch, v: int, top: int) -> None:
+    """Mark the buckets from a variable up to the root of its tree."""
     u = v
-    while beliefs.mark[u] == 0:
-        beliefs.mark[u] = 1
+    while scratch.variables[u]["mark"] == 0:
+        scratch.variables[u]["mark"] = 1
         if u == top:
             break
-        u = networks.parent[u + beliefs.origin[1]] - beliefs.origin[1]
-    beliefs.mark[v] = 2
+        u = net.variables[u]["parent"]
+    scratch.variables[v]["mark"] = 2
 
 
 @compiled
-def _message(
-    networks: Networks, beliefs: Beliefs, v: int, x: int, used: int, asked: int
-) -> int:
-    """P(query variables in and below the bucket of v | row), or their joint at the top.
+def _message(net: Networks, scratch: Scratch, v: int, x: int, used: int, asked: int) -> int:
+    """P(variables asked about in and below a bucket | its row), or their joint at the top.
 
-    Written to ``beliefs.message`` from ``used`` on; returns where the free space begins.
+    Written to ``scratch.messages`` from ``used`` on. Returns where the free space begins, or -1 if
+    there is not enough.
     """
-    here, states = v - beliefs.origin[1], networks.states[v]
-    own = beliefs.mark[here] == 2
-    queries, inner, axis = 0, 1, 0
-    for k in range(networks.child_of[v], networks.child_of[v + 1]):
-        u = networks.child[k] - beliefs.origin[1]
-        if beliefs.mark[u] > 0:
-            queries += beliefs.queries[u]
-            inner *= beliefs.size[u]
-            axis = beliefs.axis[u] if beliefs.axis[u] > 0 else axis * beliefs.size[u]
+    own, here = net.variables[v], scratch.variables[v]
+    states = own["states"]
+    below, inner, axis = 0, 1, 0
+    for k in range(own["child"], own["end_child"]):
+        child = scratch.variables[net.children[k]]
+        if child["mark"] > 0:
+            below += child["asked"]
+            inner *= child["size"]
+            axis = child["axis"] if child["axis"] > 0 else axis * child["size"]
     size = inner
-    if own:
-        queries += 1
-        size *= beliefs.high[here] - beliefs.low[here] + 1
-        if here == x:
+    if here["mark"] == 2:
+        below += 1
+        size *= here["high"] - here["low"] + 1
+        if v == x:
             axis = inner
-    top = queries == asked
-    rows = networks.rows[v + 1] - networks.rows[v]
-    end = used + size * (1 if top else rows)
-    if end > len(beliefs.message):
+    top = below == asked
+    end = used + size * (1 if top else own["num_rows"])
+    if end > len(scratch.messages):
         return -1
-    beliefs.queries[here], beliefs.size[here] = queries, size
-    beliefs.axis[here], beliefs.offset[here] = axis, used
-    beliefs.message[used:end] = 0.0
-    if beliefs.dirty[here] == 1:
-        given = beliefs.conditional[networks.entries[v] - beliefs.origin[3] :]
-    else:
-        given = networks.table[networks.entries[v] :]
-    weight = beliefs.weight[networks.rows[v] - beliefs.origin[2] :]
-    for row in range(rows):
-        if weight[row] == 0.0:
+    here["asked"], here["size"], here["axis"], here["message"] = below, size, axis, used
+    scratch.messages[used:end] = 0.0
+    given = scratch.conditional if here["dirty"] == 1 else net.table
+    for row in range(own["num_rows"]):
+        if here["root"] >= 0 and row != here["root"]:
+            continue
+        weight = scratch.weight[own["row"] + row]
+        if weight == 0.0:
             continue
         out = used if top else used + row * size
-        for state in range(beliefs.low[here], beliefs.high[here] + 1):
-            p = given[row * states + state]
+        for state in range(here["low"], here["high"] + 1):
+            p = given[own["entry"] + row * states + state]
             if top:
-                p *= weight[row]
+                p *= weight
             if p > 0.0:
-                to = out + (state - beliefs.low[here]) * inner if own else out
-                _add_product(networks, beliefs, v, row * states + state, p, inner, to)
+                to = out + (state - here["low"]) * inner if here["mark"] == 2 else out
+                _add_product(net, scratch, v, row * states + state, p, inner, to)
     return end
 
 
 @compiled
 def _add_product(
-    networks: Networks, beliefs: Beliefs, v: int, entry: int, p: float, inner: int, out: int
+    net: Networks, scratch: Scratch, v: int, entry: int, p: float, inner: int, out: int
 ) -> None:
     """Add p times the outer product of the messages from below one entry of a bucket."""
-    product, message = beliefs.product, beliefs.message
+    product, messages = scratch.product, scratch.messages
     product[0] = p
     length = 1
-    for k in range(networks.child_of[v], networks.child_of[v + 1]):
-        u = networks.child[k]
-        here = u - beliefs.origin[1]
-        if beliefs.mark[here] == 0:
+    for k in range(net.variables[v]["child"], net.variables[v]["end_child"]):
+        u = net.children[k]
+        child = scratch.variables[u]
+        if child["mark"] == 0:
             continue
-        size = beliefs.size[here]
-        start = beliefs.offset[here] + networks.up[networks.up_of[u] + entry] * size
+        size = child["size"]
+        start = child["message"] + net.up[net.variables[u]["up"] + entry] * size
         for i in range(length - 1, -1, -1):
             value = product[i]
             for q in range(size):
-                product[i * size + q] = value * message[start + q]
+                product[i * size + q] = value * messages[start + q]
         length *= size
     for q in range(inner):
-        message[out + q] += product[q]
+        messages[out + q] += product[q]
 
 
 @compiled
-def _joint_information(beliefs: Beliefs, v: int, x: int) -> float:
-    """I(X; the other query variables) from their joint distribution at the bucket of v."""
-    size, axis = beliefs.size[v], beliefs.axis[v]
-    states = beliefs.high[x] - beliefs.low[x] + 1
-    joint = beliefs.message[beliefs.offset[v] : beliefs.offset[v] + size]
-    alone = beliefs.product[:states]
+def _joint_information(scratch: Scratch, v: int, x: int) -> float:
+    """I(X; the other variables asked about) from the joint distribution at a bucket."""
+    here, asked = scratch.variables[v], scratch.variables[x]
+    size, axis = here["size"], here["axis"]
+    states = asked["high"] - asked["low"] + 1
+    joint = scratch.messages[here["message"] : here["message"] + size]
+    alone = scratch.product[:states]
     alone[:] = 0.0
     information = total = 0.0
     for block in range(0, size, axis * states):
@@ -1028,13 +1004,13 @@ def _joint_information(beliefs: Beliefs, v: int, x: int) -> float:
             total += others
     if not total > 0.0:
         return 0.0
-    information += _entropy(alone)
-    # With a total of t instead of 1 the sum above is t times (I - log2 t).
+    for state in range(states):
+        information += _plogp(alone[state])
+    # With a total of t instead of 1 this sum is t (I - log2 t).
     return max(0.0, information / total + math.log2(total))
 
 
-# --------------------------------------------------------------------------------------------------
-# Updating
+# --- Updating ---------------------------------------------------------------------------------
 
 
 @compiled
@@ -1045,7 +1021,7 @@ def update(
     beliefs: Beliefs,
     mode: int,
 ) -> None:
-    """Update the beliefs of every job in ``state.changed``.
+    """Update the beliefs about every job in ``state.changed``.
 
     Parameters
     ----------
@@ -1056,241 +1032,217 @@ def update(
     """
     if mode == NONE:
         return
-    for k in range(state.clock["changed"][0]):
+    for k in range(state.clock[0]["changed"]):
         job = state.changed[k]
-        evidence = state.jobs["changed"][job] == EVIDENCE
         if mode == ORACLE:
-            _update_oracle(state, networks, beliefs, job)
-        elif mode == PRIOR:
-            _update_prior(state, templates, networks, beliefs, job, evidence)
+            _reveal_truth(state, templates, beliefs, job)
         else:
-            _update_bayes(state, templates, networks, beliefs, job, evidence)
+            _update_job(state, templates, networks, beliefs, job, mode)
 
 
 @compiled
-def _update_bayes(
+def _update_job(
     state: ClusterState,
     templates: TemplateTable,
     networks: Networks,
     beliefs: Beliefs,
     job: int,
-    evidence: bool,
+    mode: int,
 ) -> None:
-    application = state.jobs["application"][job]
-    _focus(networks, beliefs, application)
-    _observe(state, templates, networks, beliefs, job)
-    _set_evidence(state, networks, beliefs, job)
-    _collect(networks, beliefs, application)
+    application = state.jobs[job]["application"]
+    net, scratch = _select(networks, application), beliefs.scratch
+    row, stages = beliefs.jobs[job], beliefs.stages[job]
+    evidence = state.jobs[job]["changed"] == EVIDENCE
+    row["skipped"] = _observe(state, templates, net, scratch, job)
+    row["prior_llm_s"] = networks.tasks[application, 0]["job_s"]
+    row["prior_regular_s"] = networks.tasks[application, 1]["job_s"]
+    if mode == BAYES:
+        row["clamped"] = _set_evidence(state, net, scratch)
+        _collect(net, scratch)
+        if evidence:
+            _distribute(net, scratch)
+            _describe_stages(net, scratch, stages)
+    elif evidence:
+        _recall_prior(net, scratch, stages)
     if evidence:
-        _distribute(networks, beliefs, application)
-        for c in range(networks.first[application + 1] - networks.first[application]):
-            _describe_stage(networks, beliefs, job, c)
-        _reduce_ready(state, templates, networks, beliefs, job, application, BAYES)
-    _sum_job(state, networks, beliefs, job)
-    _add_moments(networks, beliefs, job, application)
+        base = templates.first[application]
+        _reduce_ready(state, templates, net, scratch, stages, base, mode)
+    _sum_stages(net, scratch, stages, row)
+    if mode == BAYES:
+        _add_moments(net, scratch, row)
+    else:
+        _add_prior_variances(net, scratch, row)
+    if row["skipped"] > 0:
+        _add_skipped(state, networks.tasks[application], net, templates, row, job)
 
 
 @compiled
-def _describe_stage(networks: Networks, beliefs: Beliefs, job: int, c: int) -> None:
-    row = beliefs.stages[job]
-    status = beliefs.status[c]
-    if status <= PRESENT:
-        stage = c + beliefs.origin[0]
-        v = networks.demand[stage]
-        marginal = beliefs.marginal[v - beliefs.origin[1], : networks.states[v]]
-        _describe(networks, stage, marginal, row, c)
-    else:
-        row["presence"][c] = 0.0 if status == ABSENT else 1.0
-        row["demand_s"][c] = row["entropy_bits"][c] = 0.0
-        row["low_s"][c] = row["high_s"][c] = 0.0
-    row["reduction"][c] = 0.0
+def _describe_stages(net: Networks, scratch: Scratch, out: Table) -> None:
+    for c in range(len(net.stages)):
+        status = scratch.stages[c]["status"]
+        if status <= PRESENT:
+            v = net.stages[c]["demand"]
+            _describe(net, c, scratch.marginal[v, : net.variables[v]["states"]], out[c])
+        else:
+            _settle(out[c], status)
+        out[c]["reduction"] = 0.0
+
+
+@compiled
+def _recall_prior(net: Networks, scratch: Scratch, out: Table) -> None:
+    for c in range(len(net.stages)):
+        status = scratch.stages[c]["status"]
+        if status <= PRESENT:
+            prior = net.prior[c, status]
+            out[c]["presence"], out[c]["demand_s"] = prior["presence"], prior["demand_s"]
+            out[c]["entropy_bits"] = prior["entropy_bits"]
+            out[c]["low_s"], out[c]["high_s"] = prior["low_s"], prior["high_s"]
+        else:
+            _settle(out[c], status)
+        out[c]["reduction"] = 0.0
+
+
+@compiled
+def _settle(out: Table, status: int) -> None:
+    """Of a stage that is complete, absent or unknown to the network nothing remains."""
+    out["presence"] = 0.0 if status == ABSENT else 1.0
+    out["demand_s"] = out["entropy_bits"] = out["low_s"] = out["high_s"] = 0.0
 
 
 @compiled
 def _reduce_ready(
     state: ClusterState,
     templates: TemplateTable,
-    networks: Networks,
-    beliefs: Beliefs,
-    job: int,
-    application: int,
+    net: Networks,
+    scratch: Scratch,
+    out: Table,
+    base: int,
     mode: int,
 ) -> None:
-    base = networks.first[application]
-    for c in range(networks.first[application + 1] - base):
-        if beliefs.status[c] != PRESENT:
+    for c in range(len(net.stages)):
+        work = scratch.stages[c]
+        if work["status"] != PRESENT or state.stages[work["actual"]]["unfinished_parents"] > 0:
             continue
-        if state.stages["unfinished_parents"][beliefs.actual[c]] > 0:
-            continue
-        if mode == PRIOR:
-            _only_present(networks, beliefs, application, c)
-        reduction = _reduction(templates, networks, beliefs, job, c + base)
-        beliefs.stages["reduction"][job, c] = reduction
+        if mode == PRIOR:  # all that is believed is that this stage is present
+            _forget(net, scratch)
+            scratch.variables[net.stages[c]["demand"]]["low"] = 1
+            if net.stages[c]["fanout"] >= 0:
+                scratch.variables[net.stages[c]["fanout"]]["low"] = 1
+            _collect(net, scratch)
+            _distribute(net, scratch)
+        out[c]["reduction"] = _reduction(templates, net, scratch, out, base, c)
 
 
 @compiled
-def _only_present(networks: Networks, beliefs: Beliefs, application: int, c: int) -> None:
-    """Posteriors given no more than that one stage is present."""
-    base, first = networks.first[application], networks.variables[application]
-    for v in range(first, networks.variables[application + 1]):
-        beliefs.low[v - first] = 0
-        beliefs.high[v - first] = networks.states[v] - 1
-    beliefs.low[networks.demand[c + base] - first] = 1
-    if networks.fanout[c + base] >= 0:
-        beliefs.low[networks.fanout[c + base] - first] = 1
-    _collect(networks, beliefs, application)
-    _distribute(networks, beliefs, application)
-
-
-@compiled
-def _update_prior(
-    state: ClusterState,
-    templates: TemplateTable,
-    networks: Networks,
-    beliefs: Beliefs,
-    job: int,
-    evidence: bool,
-) -> None:
-    application = state.jobs["application"][job]
-    base = networks.first[application]
-    _focus(networks, beliefs, application)
-    _observe(state, templates, networks, beliefs, job)
-    count = networks.first[application + 1] - base
-    if evidence:
-        for c in range(count):
-            _describe_stage(networks, beliefs, job, c)
-            if beliefs.status[c] == UNDETERMINED:
-                beliefs.stages[job, c] = networks.prior[c + base]
-            elif beliefs.status[c] == PRESENT:
-                beliefs.stages[job, c] = networks.prior_present[c + base]
-        _reduce_ready(state, templates, networks, beliefs, job, application, PRIOR)
-    _sum_job(state, networks, beliefs, job)
-    row = beliefs.jobs
-    for c in range(count):
-        if beliefs.status[c] <= PRESENT:
-            variance = networks.prior_variance[c + base, beliefs.status[c]]
-            variance *= beliefs.fraction[c] ** 2
-            if networks.kind[c + base] == 0:
-                row["variance_llm"][job] += variance
-            else:
-                row["variance_regular"][job] += variance
-
-
-@compiled
-def _sum_job(state: ClusterState, networks: Networks, beliefs: Beliefs, job: int) -> None:
-    """Means and intervals of what remains of a job; its variances are left to be added."""
-    application = state.jobs["application"][job]
-    base = networks.first[application]
-    row, stages = beliefs.jobs, beliefs.stages
-    row["prior_llm_s"][job] = networks.prior_job[application, 0]
-    row["prior_regular_s"][job] = networks.prior_job[application, 1]
-    row["llm_s"][job] = row["low_llm_s"][job] = row["high_llm_s"][job] = 0.0
-    row["regular_s"][job] = row["low_regular_s"][job] = row["high_regular_s"][job] = 0.0
-    row["variance_llm"][job] = row["covariance"][job] = row["variance_regular"][job] = 0.0
-    for c in range(networks.first[application + 1] - base):
-        left = beliefs.fraction[c]
-        if left == 0.0:
-            continue
-        mean = left * stages["demand_s"][job, c]
-        low, high = left * stages["low_s"][job, c], left * stages["high_s"][job, c]
-        _add_demand(row, job, networks.kind[c + base], mean, low, high, 0.0)
-    if row["skipped"][job] > 0:
-        _add_skipped(state, networks, beliefs, job)
+def _sum_stages(net: Networks, scratch: Scratch, stages: Table, row: Table) -> None:
+    """Means and intervals of what remains of a job, without variances."""
+    row["llm_s"] = row["low_llm_s"] = row["high_llm_s"] = 0.0
+    row["regular_s"] = row["low_regular_s"] = row["high_regular_s"] = 0.0
+    row["variance_llm"] = row["covariance"] = row["variance_regular"] = 0.0
+    for c in range(len(net.stages)):
+        left = scratch.stages[c]["left"]
+        if left > 0.0:
+            stage = stages[c]
+            mean, low, high = left * stage["demand_s"], left * stage["low_s"], left * stage["high_s"]
+            _add_demand(row, net.stages[c]["kind"], mean, low, high, 0.0)
 
 
 @compiled
 def _add_demand(
-    row: Table, job: int, kind: int, mean: float, low: float, high: float, variance: float
+    row: Table, kind: int, mean: float, low: float, high: float, variance: float
 ) -> None:
     if kind == 0:
-        row["llm_s"][job] += mean
-        row["low_llm_s"][job] += low
-        row["high_llm_s"][job] += high
-        row["variance_llm"][job] += variance
+        row["llm_s"] += mean
+        row["low_llm_s"] += low
+        row["high_llm_s"] += high
+        row["variance_llm"] += variance
     else:
-        row["regular_s"][job] += mean
-        row["low_regular_s"][job] += low
-        row["high_regular_s"][job] += high
-        row["variance_regular"][job] += variance
+        row["regular_s"] += mean
+        row["low_regular_s"] += low
+        row["high_regular_s"] += high
+        row["variance_regular"] += variance
 
 
 @compiled
-def _add_skipped(state: ClusterState, networks: Networks, beliefs: Beliefs, job: int) -> None:
-    """Visible unfinished stages that no past job had count as so many average tasks."""
-    application = state.jobs["application"][job]
-    base, end = networks.first[application], networks.first[application + 1]
-    first = state.jobs["first_stage"][job]
-    for s in range(first, first + state.jobs["num_stages"][job]):
-        if state.stages["visible"][s] == 0:
-            continue
-        c, kind = state.stages["canonical"][s], state.stages["kind"][s]
-        if base <= c < end and networks.kind[c] == kind:
-            continue
-        left = state.stages["num_tasks"][s] - state.stages["completed_tasks"][s]
-        _add_demand(
-            beliefs.jobs,
-            job,
-            kind,
-            left * networks.task_mean[application, kind],
-            left * networks.task_low[application, kind],
-            left * networks.task_high[application, kind],
-            left * networks.task_variance[application, kind],
-        )
-
-
-@compiled
-def _add_moments(networks: Networks, beliefs: Beliefs, job: int, application: int) -> None:
+def _add_moments(net: Networks, scratch: Scratch, row: Table) -> None:
     """Variances of what remains: the trees that the evidence leaves are independent."""
-    row = beliefs.jobs
-    first, last = networks.variables[application], networks.variables[application + 1]
-    for v in range(first, last):
-        here = v - first
-        if beliefs.root[here] < 0 or beliefs.low[here] == beliefs.high[here]:
+    for v in range(len(net.variables)):
+        here = scratch.variables[v]
+        if here["root"] < 0 or here["low"] == here["high"]:
             continue
-        at = networks.rows[v] + beliefs.root[here]
-        if beliefs.dirty[here] == 1:
-            moments = beliefs.moments[at - beliefs.origin[2]]
-        else:
-            moments = networks.moments[at]
-        row["variance_llm"][job] += max(0.0, moments[2])
-        row["covariance"][job] += moments[3]
-        row["variance_regular"][job] += max(0.0, moments[4])
+        at = net.variables[v]["row"] + here["root"]
+        moments = scratch.moments if here["dirty"] == 1 else net.moments
+        row["variance_llm"] += max(0.0, moments[at, 2])
+        row["covariance"] += moments[at, 3]
+        row["variance_regular"] += max(0.0, moments[at, 4])
 
 
 @compiled
-def _update_oracle(
-    state: ClusterState, networks: Networks, beliefs: Beliefs, job: int
+def _add_prior_variances(net: Networks, scratch: Scratch, row: Table) -> None:
+    """Without evidence the stages are taken as independent."""
+    for c in range(len(net.stages)):
+        work, own = scratch.stages[c], net.stages[c]
+        if work["left"] > 0.0:
+            of_stage = own["variance_present"] if work["status"] == PRESENT else own["variance"]
+            variance = work["left"] * work["left"] * of_stage
+            _add_demand(row, own["kind"], 0.0, 0.0, 0.0, variance)
+
+
+@compiled
+def _add_skipped(
+    state: ClusterState,
+    tasks: Table,
+    net: Networks,
+    templates: TemplateTable,
+    row: Table,
+    job: int,
 ) -> None:
-    """The hidden truth: what really remains, without uncertainty."""
-    application = state.jobs["application"][job]
-    base, end = networks.first[application], networks.first[application + 1]
-    row = beliefs.jobs[job]
-    out = beliefs.stages[job]
+    """Visible unfinished stages that no past job had count as so many average tasks."""
+    base = templates.first[state.jobs[job]["application"]]
+    first = state.jobs[job]["first_stage"]
+    for s in range(first, first + state.jobs[job]["num_stages"]):
+        stage = state.stages[s]
+        c, kind = stage["canonical"] - base, stage["kind"]
+        if stage["visible"] == 0 or (c >= 0 and net.stages[c]["kind"] == kind):
+            continue
+        left = stage["num_tasks"] - stage["completed_tasks"]
+        task = tasks[kind]
+        mean, low, high = left * task["mean_s"], left * task["low_s"], left * task["high_s"]
+        _add_demand(row, kind, mean, low, high, left * task["variance"])
+
+
+@compiled
+def _reveal_truth(
+    state: ClusterState, templates: TemplateTable, beliefs: Beliefs, job: int
+) -> None:
+    """What really remains of a job, without uncertainty: the clairvoyant belief."""
+    base = templates.first[state.jobs[job]["application"]]
+    row, out = beliefs.jobs[job], beliefs.stages[job]
     for c in range(len(out)):
-        out["presence"][c] = out["demand_s"][c] = out["entropy_bits"][c] = 0.0
-        out["low_s"][c] = out["high_s"][c] = out["reduction"][c] = 0.0
-    left = np.zeros(2)
-    whole = np.zeros(2)
-    first = state.jobs["first_stage"][job]
-    for s in range(first, first + state.jobs["num_stages"][job]):
-        kind = state.stages["kind"][s]
-        start = state.stages["first_task"][s]
-        for t in range(start, start + state.stages["num_tasks"][s]):
-            seconds = state.tasks["demand"][t] / TICKS_PER_SECOND
-            whole[kind] += seconds
-            end_time = state.tasks["end"][t]
-            if end_time < 0 or end_time > state.clock["now"][0]:
-                left[kind] += seconds
-        c = state.stages["canonical"][s]
-        if base <= c < end:
-            out["presence"][c - base] = 1.0
-            if state.stages["completed_tasks"][s] < state.stages["num_tasks"][s]:
-                seconds = state.stages["demand"][s] / TICKS_PER_SECOND
-                out["demand_s"][c - base] = seconds
-                out["low_s"][c - base] = out["high_s"][c - base] = seconds
-    row["prior_llm_s"], row["prior_regular_s"] = whole[0], whole[1]
-    row["llm_s"], row["regular_s"] = left[0], left[1]
-    row["low_llm_s"] = row["high_llm_s"] = left[0]
-    row["low_regular_s"] = row["high_regular_s"] = left[1]
+        _settle(out[c], ABSENT)
+        out[c]["reduction"] = 0.0
+    row["prior_llm_s"] = row["prior_regular_s"] = row["llm_s"] = row["regular_s"] = 0.0
     row["variance_llm"] = row["covariance"] = row["variance_regular"] = 0.0
     row["skipped"] = row["clamped"] = 0
+    first = state.jobs[job]["first_stage"]
+    for s in range(first, first + state.jobs[job]["num_stages"]):
+        stage = state.stages[s]
+        left = 0.0
+        for t in range(stage["first_task"], stage["first_task"] + stage["num_tasks"]):
+            end = state.tasks[t]["end"]
+            if end < 0 or end > state.clock[0]["now"]:
+                left += state.tasks[t]["demand"] / TICKS_PER_SECOND
+        whole = stage["demand"] / TICKS_PER_SECOND
+        if stage["kind"] == 0:
+            row["prior_llm_s"] += whole
+            row["llm_s"] += left
+        else:
+            row["prior_regular_s"] += whole
+            row["regular_s"] += left
+        c = stage["canonical"] - base
+        if c >= 0:
+            out[c]["presence"] = 1.0
+            if left > 0.0:
+                out[c]["demand_s"] = out[c]["low_s"] = out[c]["high_s"] = whole
+    row["low_llm_s"] = row["high_llm_s"] = row["llm_s"]
+    row["low_regular_s"] = row["high_regular_s"] = row["regular_s"]

@@ -1,8 +1,8 @@
 """What an LLM engine costs: the latency profile of a GPU and a model, and clusters built of it.
 
 One decode iteration with ``b`` sequences that hold ``kv`` tokens in total takes
-``a + c b + d kv`` ms and gives each sequence one token. The ``n`` prompt tokens that join an engine
-together are prefilled in ``max(p0, e + f n + g n^2)`` ms, which yields each sequence its first token.
+``a + c b + d kv`` ms and gives each sequence one token. ``n`` prompt tokens that join an engine
+together are prefilled in ``max(p0, e + f n + g n^2)`` ms; each sequence gets its first token of it.
 
 The presets are YAML files beside this module (``presets/``). Each states where its coefficients
 come from, how well they fit and in which range.
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import yaml
@@ -169,9 +169,10 @@ def load_cluster(cluster: str | PathLike[str] | Cluster, **sizes: int) -> Cluste
 
     Parameters
     ----------
-    cluster : the name of a preset; or the path of a file laid out like the presets (it ends in
-        ``.yaml`` or ``.yml``); or a cluster.
-    sizes : ``engines``, ``max_batch`` or ``regular_executors``, to replace the cluster's own.
+    cluster : str, path or Cluster
+        The name of a preset, the path of a ``.yaml`` file laid out like the presets, or a cluster.
+    **sizes : int
+        ``engines``, ``max_batch`` or ``regular_executors``, to replace the cluster's own.
 
     Raises
     ------
@@ -186,7 +187,7 @@ def load_cluster(cluster: str | PathLike[str] | Cluster, **sizes: int) -> Cluste
             raise ClusterError(f"cluster: unknown option {name!r}; valid: {', '.join(SIZES)}")
     if not isinstance(cluster, Cluster):
         cluster = _read(_path(cluster))
-    return replace(cluster, **sizes)
+    return replace(cluster, **cast(dict[str, Any], sizes))
 
 
 def _path(cluster: str | PathLike[str]) -> Path:

@@ -32,7 +32,7 @@ task to the idle executor with the lowest index. The tasks of a stage start in i
 
 All kernels that call each other live in this module: numba's cache does not notice edits elsewhere.
 They allocate nothing, so reference counts are compiled out (`_nrt`), and what is not called from
-Python is inlined; the two make a decision fifteen times faster.
+Python is inlined: together the two make a decision more than ten times faster.
 """
 
 from __future__ import annotations
@@ -534,7 +534,7 @@ def _resume(state: ClusterState, e: int) -> None:
 @inlined
 def _prefill_time(latency: Any, tokens: int) -> int:
     ticks = latency["e"] + latency["f"] * tokens + latency["g"] * tokens * tokens
-    return int(math.floor(max(latency["p0"], ticks) + 0.5))
+    return math.floor(max(latency["p0"], ticks) + 0.5)
 
 
 @inlined

@@ -193,7 +193,7 @@ class ClusterState(NamedTuple):
 
 
 class TaskTooLarge(ValueError):
-    """A task that no engine of the cluster could ever take, or that would outlast the clock."""
+    """A task that no engine of the cluster can ever take, or that would outlast the clock."""
 
 
 def check_fits(bank: JobBank, cluster: Cluster) -> None:
@@ -210,21 +210,25 @@ def check_fits(bank: JobBank, cluster: Cluster) -> None:
     application = np.repeat(application, np.diff(bank.stage_tasks))
     is_llm = bank.prompt_tokens > 0
     need = np.where(is_llm, bank.prompt_tokens + bank.output_limit[application], 0)
+    capacity = cluster.latency.kv_capacity_tokens
     worst = int(need.argmax())
-    if need[worst] > cluster.latency.kv_capacity_tokens:
+    if need[worst] > capacity:
+        prompt = bank.prompt_tokens[worst]
         raise TaskTooLarge(
-            f"application {bank.applications[application[worst]]}: a prompt of "
-            f"{bank.prompt_tokens[worst]} tokens and up to {need[worst] - bank.prompt_tokens[worst]} "
-            f"output tokens exceed the KV capacity of cluster {cluster.name}, "
-            f"{cluster.latency.kv_capacity_tokens} tokens"
+            f"application {bank.applications[application[worst]]}: a prompt of {prompt} tokens and "
+            f"up to {need[worst] - prompt} output tokens exceed the KV capacity of cluster "
+            f"{cluster.name}, {capacity} tokens"
         )
-    slowest = cluster.latency.decode_ticks(cluster.max_batch, cluster.latency.kv_capacity_tokens)
-    seconds = bank.output_tokens * (float(slowest) / TICKS_PER_SECOND) + bank.duration_s
+    a, c, d = cluster.latency.decode_coefficients
+    p0, e, f, g = cluster.latency.prefill_coefficients
+    iteration = (a + c * cluster.max_batch + d * capacity) / TICKS_PER_SECOND  # at most
+    prefill = max(p0, e + f * capacity + g * capacity**2) / TICKS_PER_SECOND
+    seconds = np.where(is_llm, prefill + bank.output_tokens * iteration, bank.duration_s)
     worst = int(seconds.argmax())
     if seconds[worst] > LONGEST_TASK_S:
         raise TaskTooLarge(
             f"application {bank.applications[application[worst]]}: a task may take "
-            f"{seconds[worst]:g} s, the simulator's clock allows {LONGEST_TASK_S:g} s"
+            f"{seconds[worst]:g} s, the clock of the simulator allows {LONGEST_TASK_S:g} s"
         )
 
 
@@ -240,12 +244,18 @@ def new_state(
 
     Parameters
     ----------
-    bank : jobs that fit the cluster (``check_fits``).
-    job_indices : int [J], the jobs of the episode, in order of arrival.
-    arrival_s : float [J], seconds, ascending, in [0, ``LAST_ARRIVAL_S``].
-    cluster : engines, slots, executors and latency.
-    canonical : int64 [stages of the bank], from ``workload.template.canonical_stages``.
-    time_limit_s : seconds after which the episode is truncated, default (and at most) 4.5e6.
+    bank : JobBank
+        Jobs that fit the cluster (``check_fits``).
+    job_indices : int [J]
+        The jobs of the episode, in order of arrival.
+    arrival_s : float [J]
+        Seconds, ascending, within 0 to ``LAST_ARRIVAL_S``.
+    cluster : Cluster
+        Engines, slots, executors and latency.
+    canonical : int64 [stages of the bank]
+        Rows of a ``TemplateTable`` (``workload.template.canonical_stages``).
+    time_limit_s : float or None
+        Seconds after which the episode is truncated; default, and at most, 4.5e6.
 
     Raises
     ------
@@ -306,7 +316,7 @@ def new_state(
     stages["demand"] = np.add.reduceat(demand, stage_tasks[:-1])
     need = np.maximum.reduceat(prompt, stage_tasks[:-1]) + stages["output_limit"]
     if need.max() > cluster.latency.kv_capacity_tokens:
-        check_fits(bank, cluster)  # says which
+        check_fits(bank, cluster)  # raises, and says which
 
     clock = np.zeros(1, CLOCK)
     clock["limit"] = _limit(time_limit_s)
@@ -349,7 +359,7 @@ def new_state(
 
 def copy_state(state: ClusterState) -> ClusterState:
     """An independent copy."""
-    return ClusterState(*(table.copy() for table in state))
+    return ClusterState._make(table.copy() for table in state)
 
 
 def _arrival_ticks(arrival_s: NDArray[np.float64], num_jobs: int) -> IntArray:

@@ -119,9 +119,7 @@ class NaiveCluster:
         return busy or not all(self.arrived(j) for j in range(len(self.jobs)))
 
     def in_system(self) -> list[int]:
-        return [
-            j for j in range(len(self.jobs)) if self.arrived(j) and self.completion[j] is None
-        ]
+        return [j for j in range(len(self.jobs)) if self.arrived(j) and self.completion[j] is None]
 
     def slowdown(self) -> float:
         a, c, d = (self.latency.a, self.latency.c, self.latency.d)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,13 @@ from strategies import banks
 from llmsched_gym.cluster import simulator
 from llmsched_gym.cluster.latency import Cluster, LatencyProfile, load_cluster
 from llmsched_gym.cluster.simulator import DECIDE, FINISHED, TRUNCATED
-from llmsched_gym.cluster.state import NO_CHANGE, TICKS_PER_SECOND, ClusterState, new_state
+from llmsched_gym.cluster.state import (
+    NO_CHANGE,
+    TICKS_PER_SECOND,
+    ClusterState,
+    copy_state,
+    new_state,
+)
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage, Task
 
@@ -123,8 +130,10 @@ class Lockstep:
         state, naive, clock = self.state, self.naive, self.state.clock[0]
         assert clock["now"] == naive.now
         assert {self.where[s] for s in self.legal()} == naive.legal()
-        assert simulator.can_wait(state) == naive.can_wait()
-        assert simulator.slowdown(state) == pytest.approx(naive.slowdown(), rel=1e-9)
+        assert {self.where[s] for s in state.ready[: clock["ready"]]} == naive.ready()
+        assert simulator.can_wait(state) == clock["can_wait"] == naive.can_wait()
+        assert simulator.slowdown(state) == clock["slowdown"]
+        assert clock["slowdown"] == pytest.approx(naive.slowdown(), rel=1e-9)
         assert clock["job_seconds"] == pytest.approx(naive.job_ticks / TICKS_PER_SECOND, rel=1e-9)
         assert state.active[: clock["active"]].tolist() == naive.in_system()
         visible = {self.where[s] for s in np.flatnonzero(state.stages["visible"])}
@@ -173,3 +182,354 @@ def test_agrees_with_the_naive_simulator(episode: Episode) -> None:
 @settings(max_examples=3000, deadline=None)
 def test_agrees_with_the_naive_simulator_on_many_episodes(episode: Episode) -> None:
     check_agreement(episode)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 2000), st.integers(1, 1500)), min_size=1, max_size=4),
+    st.lists(st.integers(0, 10**13), min_size=4, max_size=4),
+    latencies(10**6),
+    st.integers(1, 4),
+)
+@settings(max_examples=60, derandomize=True, deadline=None)
+def test_agrees_on_long_sequences_that_join_at_any_time(
+    tokens: list[tuple[int, int]], ticks: list[int], latency: LatencyProfile, max_batch: int
+) -> None:
+    bank = JobBank.from_jobs(job(call(LLMTask(*pair))) for pair in tokens)
+    arrival_s = sorted(tick / TICKS_PER_SECOND for tick in ticks[: len(tokens)])
+    cluster = Cluster("one engine", latency, 1, max_batch, 1)
+    check_agreement(Episode(bank, tuple(range(len(tokens))), tuple(arrival_s), cluster))
+
+
+@given(latencies(10**6), st.integers(1, 500), st.integers(1, 200))
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_a_lone_task_takes_its_demand(latency: LatencyProfile, prompt: int, output: int) -> None:
+    state = play([job(call(LLMTask(prompt, output)))], [0.0], Cluster("one", latency))
+    assert state.tasks["end"][0] == state.tasks["demand"][0] == state.stages["demand"][0]
+    assert state.tasks["end"][0] == latency.demand_ticks(prompt, output)
+    assert state.tasks["end"][0] == lone_task_ticks(latency, prompt, output)
+
+
+# --- Invariants, on episodes too long for the naive simulator ---
+
+
+@st.composite
+def long_episodes(draw: st.DrawFn) -> Episode:
+    bank = draw(banks(max_size=6, max_tokens=800))
+    count = draw(st.integers(1, 30))
+    indices = draw(st.lists(st.integers(0, len(bank) - 1), min_size=count, max_size=count))
+    gaps = draw(st.lists(st.floats(0.0, 4.0), min_size=count, max_size=count))
+    need = int(bank.prompt_tokens.max() + bank.output_limit.max())
+    cluster = Cluster(
+        "drawn",
+        draw(latencies(draw(st.integers(need, 5 * need)))),
+        engines=draw(st.integers(1, 4)),
+        max_batch=draw(st.integers(1, 8)),
+        regular_executors=draw(st.integers(1, 5)),
+    )
+    return Episode(
+        bank,
+        tuple(indices),
+        tuple(np.cumsum(gaps).tolist()),
+        cluster,
+        waiting=draw(st.sampled_from([0.0, 0.3])),
+        seed=draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+@given(long_episodes())
+@settings(max_examples=40, derandomize=True, deadline=None)
+def test_invariants(episode: Episode) -> None:
+    state = episode.state()
+    dice = random.Random(episode.seed)
+    status, before = simulator.start(state), 0
+    while status == DECIDE:
+        legal = [s for s in range(len(state.stages)) if simulator.can_run(state, s)]
+        assert legal
+        wait = simulator.can_wait(state) and dice.random() < episode.waiting
+        status = simulator.step(state, -1 if wait else dice.choice(legal))
+        assert before <= state.clock["now"][0]
+        before = state.clock["now"][0]
+    assert status == FINISHED
+    check_each_task_ran_once_and_in_time(state)
+    check_capacities(state, episode.cluster)
+    jct = state.jobs["completion"] - state.jobs["arrival"]
+    assert state.clock["job_seconds"][0] == pytest.approx(jct.sum() / TICKS_PER_SECOND, rel=1e-9)
+    assert state.jobs["attained"].sum() == (state.tasks["end"] - state.tasks["start"]).sum()
+    assert state.clock["regular_free"][0] == episode.cluster.regular_executors
+    assert not state.engines["running"].any()
+    assert not state.engines["reserved"].any()
+    assert not state.engines["kv"].any()
+
+
+def check_each_task_ran_once_and_in_time(state: ClusterState) -> None:
+    tasks, stages = state.tasks, state.stages
+    assert state.clock["dispatched"][0] == len(tasks)
+    assert (tasks["end"] >= tasks["start"]).all()
+    regular = stages["kind"][tasks["stage"]] == Kind.REGULAR
+    assert (tasks["end"] - tasks["start"] == tasks["demand"])[regular].all()
+    for s, stage in enumerate(stages):
+        assert stage["completed_tasks"] == stage["num_tasks"] == stage["started_tasks"]
+        mine = tasks[stage["first_task"] : stage["first_task"] + stage["num_tasks"]]
+        assert (np.diff(mine["start"]) >= 0).all()
+        assert mine["start"][0] >= state.jobs["arrival"][stage["job"]]
+        before = state.parents[state.parents_of[s] : state.parents_of[s + 1]].tolist()
+        for other in before + [stage["revealed_by"]] * (stage["revealed_by"] >= 0):
+            assert tasks["end"][tasks["stage"] == other].max() <= mine["start"][0]
+    for j, row in enumerate(state.jobs):
+        assert row["completion"] == tasks["end"][stages["job"][tasks["stage"]] == j].max()
+
+
+def check_capacities(state: ClusterState, cluster: Cluster) -> None:
+    """No more slots, KV tokens and executors in use at any time than there are."""
+    tasks, kind = state.tasks, state.stages["kind"][state.tasks["stage"]]
+    need = tasks["prompt_tokens"] + state.stages["output_limit"][tasks["stage"]]
+    for instant in np.unique(tasks["start"]):
+        running = (tasks["start"] <= instant) & (instant < tasks["end"])
+        for e in range(cluster.engines):
+            here = running & (kind == Kind.LLM) & (tasks["executor"] == e)
+            assert here.sum() <= cluster.max_batch
+            assert need[here].sum() <= cluster.latency.kv_capacity_tokens
+        used = tasks["executor"][running & (kind == Kind.REGULAR)]
+        assert len(set(used)) == len(used)
+        assert (used < cluster.regular_executors).all()
+
+
+def test_a_copied_or_pickled_state_goes_on_alike_and_apart() -> None:
+    jobs = [job(call(LLMTask(50, 30), LLMTask(20, 40)), tool(1.0, parents=(0,)))] * 3
+    state = new_state(
+        JobBank.from_jobs(jobs),
+        [0, 1, 2],
+        [0.0, 0.2, 0.9],
+        load_cluster("constant"),
+        np.full(6, -1),
+    )
+    assert simulator.start(state) == DECIDE
+    simulator.step(state, int(state.ready[0]))
+    copies = [copy_state(state), pickle.loads(pickle.dumps(state))]
+    ends = []
+    for one in (state, *copies):
+        assert not (one.tasks["end"] >= 0).any()
+        finish(one)
+        ends.append(one.tasks["end"].tolist())
+    assert ends[0] == ends[1] == ends[2]
+
+
+# --- Worked out by hand, in ms ---
+
+TEN = LatencyProfile("ten", a=10.0, c=2.0, d=0.0, p0=30.0, e=10.0, f=0.1, g=0.0,
+                     kv_capacity_tokens=1000)  # fmt: skip
+
+
+def call(*tasks: Task, parents: Sequence[int] = (), name: str = "call") -> Stage:
+    return Stage(name, Kind.LLM, tuple(parents), tasks)
+
+
+def tool(*seconds: float, parents: Sequence[int] = ()) -> Stage:
+    return Stage("tool", Kind.REGULAR, tuple(parents), tuple(map(RegularTask, seconds)))
+
+
+def job(*stages: Stage, application: str = "app") -> Job:
+    return Job(application, "job", stages)
+
+
+def begin(jobs: Sequence[Job], arrival_ms: Sequence[float], cluster: Cluster) -> ClusterState:
+    bank = JobBank.from_jobs(jobs)
+    canonical = np.full(len(bank.stage_kind), -1)
+    arrival_s = [ms / 1000 for ms in arrival_ms]
+    state = new_state(bank, range(len(jobs)), arrival_s, cluster, canonical)
+    assert simulator.start(state) == DECIDE
+    return state
+
+
+def finish(state: ClusterState) -> ClusterState:
+    """Always run the first stage that can run."""
+    status = DECIDE
+    while status == DECIDE:
+        status = simulator.step(state, runnable(state)[0])
+    assert status == FINISHED
+    return state
+
+
+def play(jobs: Sequence[Job], arrival_ms: Sequence[float], cluster: Cluster) -> ClusterState:
+    return finish(begin(jobs, arrival_ms, cluster))
+
+
+def runnable(state: ClusterState) -> list[int]:
+    return [s for s in range(len(state.stages)) if simulator.can_run(state, s)]
+
+
+def ms(ticks: np.typing.NDArray[np.int64]) -> list[float]:
+    return (ticks / 1e9).tolist()
+
+
+def one_engine(latency: LatencyProfile = TEN, **sizes: int) -> Cluster:
+    return replace(Cluster("hand", latency, engines=1, max_batch=4), **sizes)  # type: ignore[arg-type]
+
+
+def test_one_task_alone() -> None:
+    latency = replace(TEN, d=0.01)
+    # prefill max(30, 10 + 0.1 * 400) = 50, then l(1, 401) = 16.01 and l(1, 402) = 16.02
+    state = play([job(call(LLMTask(400, 3)))], [0], one_engine(latency))
+    assert ms(state.jobs["completion"]) == [82.03]
+
+
+def test_a_task_that_comes_mid_iteration_joins_at_its_end() -> None:
+    # A: prefill 0-30, iterations 30-42, 42-54. B comes at 45, joins at 54, is prefilled 54-84 while
+    # A waits; then both decode, 84-98, and both are done.
+    state = play([job(call(LLMTask(1, 4))), job(call(LLMTask(1, 2)))], [0, 45], one_engine())
+    assert ms(state.tasks["start"]) == [0, 45]
+    assert ms(state.tasks["end"]) == [98, 98]
+
+
+def test_a_task_that_comes_at_a_boundary_joins_at_once() -> None:
+    # A: prefill 0-30, iteration 30-42. B is prefilled 42-72, both decode 72-86, A alone 86-98.
+    state = play([job(call(LLMTask(1, 4))), job(call(LLMTask(1, 2)))], [0, 42], one_engine())
+    assert ms(state.tasks["end"]) == [98, 86]
+
+
+def test_a_task_that_comes_during_a_prefill_is_prefilled_next() -> None:
+    # A is prefilled 0-30, B (10 + 0.1 * 500 = 60) 30-90; A gets its second token at 104, B both.
+    state = play([job(call(LLMTask(1, 2))), job(call(LLMTask(500, 2)))], [0, 29], one_engine())
+    assert ms(state.tasks["end"]) == [104, 104]
+
+
+def test_prompts_that_join_together_are_prefilled_together() -> None:
+    # 10 + 0.1 * (300 + 400) = 80; the one with a single output token is done then.
+    state = play([job(call(LLMTask(300, 1), LLMTask(400, 2)))], [0], one_engine())
+    assert ms(state.tasks["end"]) == [80, 92]
+
+
+def test_what_becomes_ready_at_an_instant_joins_in_it() -> None:
+    # A's iteration ends at 42, as does the tool of B, after which B's call joins.
+    state = play(
+        [job(call(LLMTask(1, 4))), job(tool(0.042), call(LLMTask(1, 2), parents=(0,)))],
+        [0, 0],
+        one_engine(),
+    )
+    assert ms(state.tasks["end"]) == [98, 42, 86]
+
+
+def test_least_loaded_engine_lowest_index_first() -> None:
+    state = play(
+        [job(call(*[LLMTask(1, 10)] * 4, LLMTask(1, 1), LLMTask(1, 10))), job(call(LLMTask(1, 1)))],
+        [0, 35],
+        Cluster("hand", TEN, engines=3, max_batch=2, regular_executors=1),
+    )
+    # six tasks on three engines by turns; the fifth is done at 30, so engine 1 has one then
+    assert state.tasks["executor"].tolist() == [0, 1, 2, 0, 1, 2, 1]
+
+
+def test_regular_tasks_take_the_idle_executor_of_lowest_index() -> None:
+    jobs = [job(tool(3, 1, 2)), job(tool(1)), job(tool(1))]
+    cluster = Cluster("hand", TEN, regular_executors=3)
+    state = play(jobs, [0, 1500, 2000], cluster)
+    assert state.tasks["executor"].tolist() == [0, 1, 2, 1, 2]
+    assert ms(state.tasks["end"]) == [3000, 1000, 2000, 2500, 3000]
+
+
+def test_admission_reserves_the_prompt_and_the_output_limit() -> None:
+    # "long" may write 500 tokens, so each of its calls reserves 600 of 1000, even those of 1 token
+    jobs = [
+        job(call(LLMTask(100, 1), LLMTask(100, 1)), application="long"),
+        job(call(LLMTask(100, 500)), application="long"),
+        job(call(LLMTask(390, 10), LLMTask(390, 10)), application="short"),
+    ]
+    state = begin(jobs, [0, 0, 0], one_engine())
+    assert runnable(state) == [0, 1, 2]
+    simulator.step(state, 0)
+    assert runnable(state) == [2]
+    assert simulator.step(state, 2) == DECIDE  # full to the last token, until the first is done
+    assert ms(state.clock["now"]) == [59]  # 10 + 0.1 * (100 + 390)
+    assert runnable(state) == [0, 1, 2]
+    assert state.engines["reserved"].tolist() == [400]
+
+
+def test_a_full_engine_takes_nobody() -> None:
+    jobs = [job(call(*[LLMTask(1, 5)] * 3)), job(tool(1))]
+    state = begin(jobs, [0, 0], one_engine(max_batch=2))
+    simulator.step(state, 0)
+    simulator.step(state, 0)
+    assert runnable(state) == [1]
+    assert not simulator.can_run(state, 0)
+
+
+def test_only_existing_stages_can_run() -> None:
+    state = begin([job(tool(1), tool(1, parents=(0,)))], [0], one_engine())
+    assert [simulator.can_run(state, s) for s in (-1, 0, 1, 2, 99)] == [False, True, *[False] * 3]
+
+
+def test_tools_of_zero_seconds_complete_before_anyone_is_asked_again() -> None:
+    state = begin(
+        [job(tool(0, 0), tool(0, parents=(0,)), tool(1, parents=(1,)))], [7], one_engine()
+    )
+    for expected in ([0], [0], [1], [2]):
+        assert runnable(state) == expected
+        assert ms(state.clock["now"]) == [7]
+        status = simulator.step(state, expected[0])
+    assert status == FINISHED
+    assert ms(state.jobs["completion"]) == [1007]
+
+
+def test_what_is_hidden_is_revealed_by_its_revealer_alone() -> None:
+    plan, other = tool(1), tool(2)
+    hidden = replace(call(LLMTask(1, 1), parents=(0, 1)), revealed_by=0)
+    state = begin([job(plan, other, hidden)], [0], one_engine())
+    simulator.step(state, 0)
+    assert state.stages["visible"].tolist() == [1, 1, 0]
+    assert simulator.step(state, -1) == DECIDE
+    assert state.stages["visible"].tolist() == [1, 1, 1]
+    assert runnable(state) == [1]
+
+
+def test_waiting_goes_on_to_the_next_completion_or_arrival() -> None:
+    jobs = [job(call(LLMTask(1, 4)), tool(1)), job(tool(1))]
+    state = begin(jobs, [0, 40], one_engine())
+    simulator.step(state, 0)
+    instants = []
+    for _ in range(2):
+        assert simulator.can_wait(state)
+        assert simulator.step(state, -1) == DECIDE
+        instants += ms(state.clock["now"])
+    assert instants == [40, 66]  # the ends of the prefill and of the iterations are no events
+    assert not simulator.can_wait(state)
+
+
+def test_slowdown_is_the_mean_over_busy_engines() -> None:
+    latency = replace(TEN, d=0.1)
+    cluster = Cluster("hand", latency, engines=3, max_batch=2, regular_executors=1)
+    state = begin([job(call(*[LLMTask(50, 9)] * 3), tool(1))], [0], cluster)
+    assert simulator.slowdown(state) == 1.0
+    for _ in range(3):
+        simulator.step(state, 0)
+    # engine 0 holds two prompts: (10 + 4 + 10) / (10 + 2 + 5); engine 1 one; engine 2 is idle
+    assert simulator.slowdown(state) == pytest.approx((24 / 17 + 1) / 2)
+
+
+def test_the_clock_stops_at_the_time_limit() -> None:
+    bank = JobBank.from_jobs([job(tool(1)), job(tool(1))])
+    for limit_s, statuses, job_seconds in (
+        (1.5, [DECIDE, TRUNCATED], 1.5 + 0.5),
+        (2.0, [DECIDE, FINISHED], 2.0),  # what happens at the limit still happens
+    ):
+        state = new_state(bank, [0, 1], [0.0, 1.0], one_engine(), np.full(2, -1), limit_s)
+        assert simulator.start(state) == DECIDE
+        first = simulator.step(state, 0)
+        assert [first, simulator.step(state, 1)] == statuses
+        assert state.clock["now"][0] == limit_s * TICKS_PER_SECOND
+        assert state.clock["job_seconds"][0] == pytest.approx(1.0 + limit_s - 1.0)
+        assert state.clock["job_seconds"][0] <= job_seconds
+
+
+def test_changes_tell_evidence_from_progress() -> None:
+    jobs = [job(tool(1, 2), tool(1, parents=(0,))), job(tool(9))]
+    state = begin(jobs, [0, 500], one_engine())
+    seen = []
+    for stage in (0, 0, 2, -1, -1):
+        changed = state.changed[: state.clock["changed"][0]].tolist()
+        seen.append([(j, int(state.jobs["changed"][j])) for j in changed])
+        state.jobs["changed"] = NO_CHANGE
+        state.clock["changed"] = 0
+        if stage < 0 and not runnable(state):
+            break
+        simulator.step(state, stage)
+    assert seen == []

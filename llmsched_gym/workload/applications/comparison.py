@@ -227,7 +227,7 @@ def tables(statistics: Mapping[str, Mapping[str, Any]], jobs: Mapping[str, Seque
         rho = statistics[dependence.application]["rank_correlations"].get(key)
         drawn_rho = rank_correlation(dependence, jobs[dependence.application])
         if rho is not None and drawn_rho is not None:
-            lines.append(_row([dependence.application, key, f"{rho:.2f}", f"{drawn_rho:.2f}"]))
+            lines.append(_row([dependence.application, key, _signed(rho), _signed(drawn_rho)]))
     return "\n".join(lines) + "\n"
 
 
@@ -256,6 +256,10 @@ def demand_table(jobs: Mapping[str, Sequence[Job]]) -> str:
 
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # no minus zero
 
 
 def _number(value: float) -> str:

@@ -147,11 +147,11 @@ def count(values: Mapping[int, int], source: str) -> Section:
     }
 
 
-def choice(frequencies: Mapping[str, int], source: str) -> Section:
+def choice(frequencies: Mapping[str, float], source: str) -> Section:
     """Relative frequencies of labels."""
     total = sum(frequencies.values())
     weights = {label: round(frequencies[label] / total, 4) for label in sorted(frequencies)}
-    return {"weights": weights, "n": total, "source": source}
+    return {"weights": weights, "n": round(total), "source": source}
 
 
 def constant(value: Any, source: str) -> Section:
@@ -413,19 +413,26 @@ def fit_task_automation(measured: Measured) -> Section:
     tools = sorted(
         name for name, n in names.items() if n >= LEAST_JOBS_FOR_TOOL and name not in fixed
     )
-    following: dict[str, Counter[str]] = {name: Counter() for name in ("task_planning", *tools)}
-    chosen: set[str] = set()
-    for job in jobs:
-        for stage in job.stages:
-            if stage.name not in tools:
-                continue
-            before = job.stages[stage.parents[0]]
-            if before.name == "choose_model":
-                chosen.add(stage.name)
-                before = job.stages[before.parents[0]]
-            if before.name in following:
-                following[before.name][stage.name] += 1
     number = [sum(stage.name not in fixed for stage in job.stages) for job in jobs]
+    following: dict[str, Counter[str]] = {}
+    positions: dict[str, Counter[str]] = {}
+    chosen: set[str] = set()
+    for job, size in zip(jobs, number, strict=True):
+        place: dict[int, int] = {}  # stage -> number of the tool, in the order of the plan
+        for index, stage in enumerate(job.stages):
+            if stage.name in fixed:
+                continue
+            before = stage.parents[0]
+            if job.stages[before].name == "choose_model":
+                chosen.add(stage.name)
+                before = job.stages[before].parents[0]
+            place[index] = len(place)
+            after = f"after_{job.stages[before].name}" if before in place else _first(size)
+            if stage.name in tools:
+                following.setdefault(after, Counter())[stage.name] += 1
+            if place[index]:
+                needs = [place[before]] if before in place else []
+                _count_dependence(positions, needs, place[index], size)
     marginals = {}
     for name in (*fixed, *tools):
         stages = measured.stages("hugginggpt", name)
@@ -454,17 +461,15 @@ def fit_task_automation(measured: Measured) -> Section:
         },
         "choices": {
             **{
-                f"depends_on_of_{size}": choice(
-                    frequencies,
-                    "structures/taskbench_graphs.jsonl: taskbench_plan_* of domain huggingface, "
-                    f"graphs of {size}{' or more' if size == 4 else ''} tools",
+                key: choice(
+                    counter, f"{source}: earlier tools needed (both: taskbench_graphs.jsonl)"
                 )
-                for size, frequencies in _dependencies(measured.graphs).items()
+                for key, counter in _with_joins(positions, measured.graphs).items()
             },
             **{
-                f"after_{name}": choice(counter, f"{source}: tools that use the results of {name}")
-                for name, counter in following.items()
-                if counter
+                key: choice(counter, f"{source}: types of tools, by the tool whose result they use")
+                for key, counter in sorted(following.items())
+                if key.removeprefix("after_") in tools or key.startswith("first_")
             },
             "any_tool": choice({name: names[name] for name in tools}, f"{source}: all tools"),
         },
@@ -541,25 +546,46 @@ def _growth(calls: Sequence[Stage]) -> list[float]:
     return [after - p - o for after, p, o in zip(before[1:], before, written, strict=False)]
 
 
-def _dependencies(graphs: Sequence[dict[str, Any]]) -> dict[int, Counter[str]]:
-    """How tools depend on earlier ones, by the number of tools (4: four or more)."""
-    kinds: dict[int, Counter[str]] = {2: Counter(), 3: Counter(), 4: Counter()}
+def _first(size: int) -> str:
+    return f"first_of_{min(size, 3)}"
+
+
+def _count_dependence(
+    positions: dict[str, Counter[str]], needs: Sequence[int], number: int, size: int
+) -> None:
+    """Count how tool ``number`` (from 0) of a job of ``size`` tools depends on earlier ones."""
+    others = [tool for tool in needs if tool != number - 1]
+    if number - 1 in needs:
+        kind = "both" if others else "previous"
+    else:
+        kind = "earlier" if others else "none"
+    key = f"tool_{min(number + 1, 3)}_of_{min(size, 4)}"
+    positions.setdefault(key, Counter())[kind] += 1
+
+
+def _with_joins(
+    positions: Mapping[str, Counter[str]], graphs: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Measured dependences, and tools that need two others as often as in the plans of TaskBench.
+
+    Only LLM-made plans for Hugging Face tools, in the order of their dependencies, count.
+    """
+    planned: dict[str, Counter[str]] = {}
     for graph in graphs:
         if not graph["src"].startswith("taskbench_plan_") or graph["dom"] != "huggingface":
             continue
-        needs: list[list[int]] = [[] for _ in range(graph["n"])]
-        for tool, user in graph["edges"]:
-            needs[user].append(tool)
-        if any(tool > number for number, row in enumerate(needs) for tool in row):
-            continue  # not written in the order of its dependencies
-        for number, row in enumerate(needs[1:], 1):
-            others = [tool for tool in row if tool != number - 1]
-            if number - 1 in row:
-                kind = "both" if others else "previous"
-            else:
-                kind = "earlier" if others else "none"
-            kinds[min(graph["n"], 4)][kind] += 1
-    return kinds
+        if any(tool > user for tool, user in graph["edges"]):
+            continue
+        for number in range(1, graph["n"]):
+            needs = [tool for tool, user in graph["edges"] if user == number]
+            _count_dependence(planned, needs, number, graph["n"])
+    joined: dict[str, dict[str, float]] = {}
+    for key, counter in sorted(positions.items()):
+        joins, others = planned[key]["both"], planned[key].total() - planned[key]["both"]
+        joined[key] = dict(counter)
+        if joins:
+            joined[key]["both"] = counter.total() * joins / others
+    return joined
 
 
 SECTIONS: dict[str, Callable[[Measured], Section]] = {

@@ -3,8 +3,8 @@
 HuggingGPT (Shen et al., NeurIPS 2023). The plan's length tells the number of tools; tools follow
 each other by type (a picture is segmented, then questions are asked about it); some need an LLM
 call that chooses a model first; some are LLM calls themselves. The last stage, known at arrival,
-answers from the results. Number and types of tools, tokens and seconds are those of
-``traces/hugginggpt.jsonl``; dependencies between the tools those of the plans of two LLMs for
+answers from the results. Number, types and dependencies of the tools, tokens and seconds are those
+of ``traces/hugginggpt.jsonl``; that a tool may need two others comes from the plans of two LLMs for
 TaskBench's Hugging Face tools (``structures/taskbench_graphs.jsonl``, ``taskbench_plan_*``).
 """
 
@@ -47,18 +47,15 @@ def _dependencies(
     rng: np.random.Generator, fitted: Parameters, count: int
 ) -> list[tuple[int, ...]]:
     """For each tool the earlier tools it needs: the previous one, another one, both or none."""
-    choice = fitted.choices[f"depends_on_of_{min(count, 4)}"]
     rows: list[tuple[int, ...]] = [()]
     for number in range(1, count):
-        kind = choice.draw(rng, without=() if number > 1 else ("earlier", "both"))
-        earlier = int(rng.integers(number - 1)) if kind in ("earlier", "both") else 0
-        rows.append(
-            {
-                "previous": (number - 1,),
-                "earlier": (earlier,),
-                "both": (earlier, number - 1),
-            }.get(kind or "none", ())
-        )
+        kind = fitted.choices[f"tool_{min(number + 1, 3)}_of_{min(count, 4)}"].draw(rng)
+        needs: tuple[int, ...] = ()
+        if kind in ("earlier", "both"):
+            needs += (int(rng.integers(number - 1)),)
+        if kind in ("previous", "both"):
+            needs += (number - 1,)
+        rows.append(needs)
     return rows
 
 
@@ -68,10 +65,12 @@ def _types(
     """A type for each tool, given the type of the last tool it needs; none is used twice."""
     types: list[str] = []
     for before in depends_on:
-        after = types[before[-1]] if before else "task_planning"
-        usual, any_tool = fitted.choices.get(f"after_{after}"), fitted.choices["any_tool"]
+        after = f"after_{types[before[-1]]}" if before else f"first_of_{min(len(depends_on), 3)}"
+        usual, any_tool = fitted.choices.get(after), fitted.choices["any_tool"]
         tool = usual.draw(rng, without=types) if usual else None
-        types.append(tool or any_tool.draw(rng, without=types) or after)
+        tool = tool or any_tool.draw(rng, without=types)
+        assert tool is not None  # there are more types than tools in a job
+        types.append(tool)
     return types
 
 

@@ -1,0 +1,237 @@
+"""The results of an evaluation: episodes of several policies, their summary, table and files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from llmsched_gym import metrics
+from llmsched_gym.figures import jct_by_policy, jct_cdf
+from llmsched_gym.metrics import Estimate
+
+EPISODE_COLUMNS = (
+    *("policy", "workload", "cluster", "load", "seed", "episode", "num_jobs"),
+    *("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "makespan_s"),
+    *("decisions", "decision_us"),
+)
+JOB_COLUMNS = ("policy", "episode", "job", "application", "arrival_s", "completion_s", "jct_s")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What happened in one episode of one policy.
+
+    Attributes
+    ----------
+    policy, number : the label of the policy and the number of the episode.
+    jobs : per job ``application``, ``arrival_s``, ``completion_s`` and ``jct_s``, as arrays.
+    makespan_s : from the start of the episode to its last completion.
+    decisions : how often the policy was asked.
+    decision_us : wall-clock time of an answer in microseconds, mean.
+    """
+
+    policy: str
+    number: int
+    jobs: dict[str, NDArray[Any]]
+    makespan_s: float
+    decisions: int
+    decision_us: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One policy over all episodes.
+
+    Attributes
+    ----------
+    mean : mean JCT in seconds, with an interval over episodes.
+    percentiles : mean and percentiles of the JCT over the jobs of all episodes, seconds.
+    reduction : by what share the evaluated policy's mean JCT is below this one's; None for itself.
+    gap_closed : the share of the way from SJF to the reference; None for these two, and without.
+    clairvoyant : whether it knows what is hidden.
+    """
+
+    policy: str
+    mean: Estimate
+    percentiles: dict[str, float]
+    reduction: Estimate | None
+    gap_closed: Estimate | None
+    clairvoyant: bool
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The columns of ``episodes.csv`` that are the same in every row, and the title above all."""
+
+    workload: str
+    cluster: str
+    load: float | None
+    seed: int
+    title: str
+
+
+def summarise(
+    episodes: Sequence[Episode],
+    clairvoyant: Collection[str] = (),
+    sjf: str = "sjf",
+    reference: str = "srtf_oracle",
+) -> list[Summary]:
+    """Summarise policies, in the order of their first episodes; the first is the evaluated one.
+
+    Parameters
+    ----------
+    episodes
+        The same numbers of episodes, in the same order, for each policy.
+    clairvoyant
+        The policies that know what is hidden.
+    sjf, reference
+        The two ends of the gap; without one of them there is none.
+    """
+    jct = _jct_of_policies(episodes)
+    means = {policy: [float(sample.mean()) for sample in jct[policy]] for policy in jct}
+    evaluated = next(iter(jct))
+    with_gap = means.keys() - {sjf, reference} if {sjf, reference} <= means.keys() else set()
+    return [
+        Summary(
+            policy=policy,
+            mean=metrics.mean(means[policy]),
+            percentiles=metrics.percentile_summary(np.concatenate(jct[policy])),
+            reduction=None
+            if policy == evaluated
+            else metrics.reduction(means[evaluated], means[policy]),
+            gap_closed=metrics.gap_closed(means[policy], means[sjf], means[reference])
+            if policy in with_gap
+            else None,
+            clairvoyant=policy in clairvoyant,
+        )
+        for policy in jct
+    ]
+
+
+def _jct_of_policies(episodes: Iterable[Episode]) -> dict[str, list[NDArray[np.float64]]]:
+    jct: dict[str, list[NDArray[np.float64]]] = {}
+    for episode in episodes:
+        jct.setdefault(episode.policy, []).append(episode.jobs["jct_s"])
+    return jct
+
+
+def results_table(summaries: Sequence[Summary], title: str) -> Table:
+    """The summaries to be read, one row a policy."""
+    evaluated = summaries[0].policy
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("policy\n")
+    table.add_column("mean JCT, s\n[95 % interval]", justify="right")
+    table.add_column("p95 JCT, s\n", justify="right")
+    table.add_column(f"reduction by\n{evaluated}", justify="right")
+    table.add_column("SJF-to-oracle\ngap closed", justify="right")
+    for one in summaries:
+        table.add_row(
+            one.policy + (" (clairvoyant)" if one.clairvoyant else ""),
+            _shown(one.mean),
+            f"{one.percentiles['p95_jct_s']:.1f}",
+            _shown(one.reduction, percent=True),
+            _shown(one.gap_closed, percent=True),
+            style="bold" if one.policy == evaluated else None,
+            end_section=one is summaries[0] or one is summaries[-2],
+        )
+    return table
+
+
+def _shown(estimate: Estimate | None, percent: bool = False) -> str:
+    if estimate is None:
+        return ""
+    if estimate.value is None:
+        return "n/a"
+    scale, unit = (100, " %") if percent else (1, "")
+    # Adding 0 turns -0.0 into 0.0.
+    numbers = [f"{round(scale * x, 1) + 0.0:.1f}" for x in estimate if x is not None]
+    interval = f" [{numbers[1]}, {numbers[2]}]" if len(numbers) == 3 else ""
+    return numbers[0] + unit + interval
+
+
+def write_results(
+    folder: Path,
+    episodes: Sequence[Episode],
+    summaries: Sequence[Summary],
+    setting: Setting,
+    **more: Any,
+) -> None:
+    """Write ``episodes.csv``, ``jobs.csv``, ``summary.json`` (with ``more``) and the figures."""
+    _write_csv(folder / "episodes.csv", EPISODE_COLUMNS, _episode_rows(episodes, setting))
+    _write_csv(folder / "jobs.csv", JOB_COLUMNS, _job_rows(episodes))
+    summary = {"policies": {one.policy: _as_json(one) for one in summaries}} | more
+    text = json.dumps(summary, indent=2, allow_nan=False)
+    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+    clairvoyant = [one.policy for one in summaries if one.clairvoyant]
+    jct = {policy: np.concatenate(s) for policy, s in _jct_of_policies(episodes).items()}
+    means = {one.policy: one.mean for one in summaries}
+    p95 = {one.policy: one.percentiles["p95_jct_s"] for one in summaries}
+    jct_cdf(folder / "jct_cdf.png", jct, clairvoyant, setting.title)
+    jct_by_policy(folder / "jct_by_policy.png", means, p95, clairvoyant, setting.title)
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def _episode_rows(episodes: Iterable[Episode], setting: Setting) -> Iterator[tuple[Any, ...]]:
+    same = (setting.workload, setting.cluster, setting.load, setting.seed)
+    for one in episodes:
+        numbers = metrics.percentile_summary(one.jobs["jct_s"]).values()
+        timing = one.makespan_s, one.decisions, one.decision_us
+        yield one.policy, *same, one.number, len(one.jobs["jct_s"]), *numbers, *timing
+
+
+def _job_rows(episodes: Iterable[Episode]) -> Iterator[tuple[Any, ...]]:
+    for one in episodes:
+        columns = (one.jobs[name].tolist() for name in JOB_COLUMNS[3:])
+        for job, row in enumerate(zip(*columns, strict=True)):
+            yield one.policy, one.number, job, *row
+
+
+def _as_json(summary: Summary) -> dict[str, Any]:
+    return {
+        "clairvoyant": summary.clairvoyant,
+        "mean_jct": summary.mean._asdict(),
+        **summary.percentiles,
+        "reduction": summary.reduction and summary.reduction._asdict(),
+        "gap_closed": summary.gap_closed and summary.gap_closed._asdict(),
+    }
+
+
+@contextmanager
+def staged(output_dir: Path) -> Iterator[Path]:
+    """A temporary folder whose files move to ``output_dir`` if all goes well, else vanish.
+
+    Other files of ``output_dir`` stay.
+
+    Raises
+    ------
+    OSError
+        at once, if nothing can be written there.
+    """
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise NotADirectoryError(20, "Not a directory", str(output_dir))
+    folder = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
+    try:
+        yield folder
+        output_dir.mkdir(exist_ok=True)
+        for file in sorted(folder.iterdir()):
+            file.replace(output_dir / file.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

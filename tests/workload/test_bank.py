@@ -1,0 +1,121 @@
+"""JobBank: the flat arrays say what the jobs said."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import banks, job_lists, jobs, llm, tool
+
+from llmsched_gym.workload.bank import JobBank
+from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
+
+
+def in_topological_order(job: Job) -> Job:
+    """The same job with its stages renumbered."""
+    order = job.topological_order()
+    stages = []
+    for stage in (job.stages[index] for index in order):
+        revealer = None if stage.revealed_by is None else order.index(stage.revealed_by)
+        parents = tuple(sorted(order.index(parent) for parent in stage.parents))
+        stages.append(replace(stage, parents=parents, revealed_by=revealer))
+    return replace(job, stages=tuple(stages))
+
+
+@given(job_lists(max_size=4))
+def test_packing_loses_nothing_but_the_numbering(given_jobs: list[Job]) -> None:
+    bank = JobBank.from_jobs(given_jobs)
+    assert len(bank) == len(given_jobs)
+    assert bank.jobs() == [in_topological_order(job) for job in given_jobs]
+
+
+@given(banks(max_size=4))
+def test_packing_again_gives_the_same_arrays(bank: JobBank) -> None:
+    again = JobBank.from_jobs(bank.jobs())
+    for field in fields(JobBank):
+        first, second = getattr(bank, field.name), getattr(again, field.name)
+        np.testing.assert_array_equal(first, second, err_msg=field.name)
+        if isinstance(first, np.ndarray):
+            assert first.dtype == (np.float64 if field.name == "duration_s" else np.int64)
+
+
+@given(banks(max_size=4))
+def test_parents_and_revealers_come_first(bank: JobBank) -> None:
+    number = np.arange(len(bank.stage_name)) - np.repeat(
+        bank.job_stages[:-1], np.diff(bank.job_stages)
+    )
+    child = np.repeat(number, np.diff(bank.stage_parents))
+    assert (bank.parents < child).all()
+    assert (bank.stage_revealed_by < number).all()
+
+
+@given(st.data(), banks(max_size=4))
+def test_selected_jobs_are_those_jobs(data: st.DataObject, bank: JobBank) -> None:
+    indices = data.draw(st.lists(st.integers(0, len(bank) - 1), min_size=1))
+    assert bank.select(indices).jobs() == [bank.job(index) for index in indices]
+
+
+def test_arrays_of_two_jobs_by_hand() -> None:
+    first = Job(
+        "b",
+        "first",
+        (
+            Stage("end", Kind.LLM, (1, 2), (LLMTask(7, 8),)),
+            Stage("plan", Kind.LLM, (), (LLMTask(1, 2), LLMTask(3, 40))),
+            Stage("tool", Kind.REGULAR, (1,), (RegularTask(0.5),), revealed_by=1),
+        ),
+    )
+    bank = JobBank.from_jobs([first, Job("a", "second", (tool("plan"),))])
+    assert bank.applications == ("a", "b")
+    assert bank.stage_names == ("end#1", "plan#1", "tool#1")
+    assert bank.job_ids == ("first", "second")
+    expected = {
+        "job_application": [1, 0],
+        "job_stages": [0, 3, 4],
+        "stage_name": [1, 2, 0, 1],
+        "stage_kind": [0, 1, 0, 1],
+        "stage_revealed_by": [-1, 0, -1, -1],
+        "stage_parents": [0, 0, 1, 3, 3],
+        "parents": [0, 0, 1],
+        "stage_tasks": [0, 2, 3, 4, 5],
+        "prompt_tokens": [1, 3, 0, 7, 0],
+        "output_tokens": [2, 40, 0, 8, 0],
+        "duration_s": [0.0, 0.0, 0.5, 0.0, 1.0],
+        "output_limit": [1, 40],
+    }
+    for name, values in expected.items():
+        np.testing.assert_array_equal(getattr(bank, name), values, err_msg=name)
+
+
+@given(job_lists(min_size=2, max_size=4))
+def test_output_limit_is_the_longest_output_of_the_application(given_jobs: list[Job]) -> None:
+    bank = JobBank.from_jobs(given_jobs)
+    for application, limit in zip(bank.applications, bank.output_limit, strict=True):
+        outputs = [
+            task.output_tokens
+            for job in given_jobs
+            if job.application == application
+            for stage in job.stages
+            for task in stage.tasks
+            if isinstance(task, LLMTask)
+        ]
+        assert limit == max(outputs, default=1)
+
+
+def test_same_name_in_two_applications_is_one_name() -> None:
+    bank = JobBank.from_jobs([Job("a", "1", (llm("x"),)), Job("b", "2", (tool("x"),))])
+    assert bank.stage_names == ("x#1",)
+    assert [job.application for job in bank.jobs()] == ["a", "b"]
+
+
+@given(jobs())
+def test_one_job_makes_a_bank(job: Job) -> None:
+    assert len(JobBank.from_jobs(iter([job]))) == 1
+
+
+def test_no_job_makes_no_bank() -> None:
+    with pytest.raises(ValueError, match="at least one job"):
+        JobBank.from_jobs([])
