@@ -1,3 +1,4 @@
+# mypy: no-disallow-untyped-defs, no-disallow-untyped-calls, no-disallow-incomplete-defs
 import os
 from pathlib import Path
 

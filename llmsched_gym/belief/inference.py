@@ -1143,7 +1143,11 @@ def _sum_stages(net: Networks, scratch: Scratch, stages: Table, row: Table) -> N
         left = scratch.stages[c]["left"]
         if left > 0.0:
             stage = stages[c]
-            mean, low, high = left * stage["demand_s"], left * stage["low_s"], left * stage["high_s"]
+            mean, low, high = (
+                left * stage["demand_s"],
+                left * stage["low_s"],
+                left * stage["high_s"],
+            )
             _add_demand(row, net.stages[c]["kind"], mean, low, high, 0.0)
 
 

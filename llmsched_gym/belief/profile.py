@@ -327,9 +327,7 @@ class _StageTable:
     rows: dict[str, tuple[FloatArray, IntArray]]
 
     @classmethod
-    def read(
-        cls, past: JobBank, templates: dict[str, Template], task_s: FloatArray
-    ) -> _StageTable:
+    def read(cls, past: JobBank, templates: dict[str, Template], task_s: FloatArray) -> _StageTable:
         canonical = canonical_stages(past, templates)
         stage_s = np.add.reduceat(task_s, past.stage_tasks[:-1])
         num_tasks = np.diff(past.stage_tasks)
@@ -406,9 +404,7 @@ class _Data:
         flat = np.ravel_multi_index(tuple(self.codes[:, axis] for axis in axes), shape)
         return np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape).astype(np.float64)
 
-    def network(
-        self, parents: Sequence[Sequence[int]], tables: Sequence[FloatArray]
-    ) -> Network:
+    def network(self, parents: Sequence[Sequence[int]], tables: Sequence[FloatArray]) -> Network:
         return Network(
             self.demand,
             self.fanout,

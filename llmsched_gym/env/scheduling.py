@@ -256,7 +256,7 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
     def _observe(self, status: int) -> dict[str, NDArray[Any]]:
         state = self.state
         if state.clock["changed"][0] > 0:
-            if self._beliefs is not None:
+            if self._beliefs is not None and self._networks is not None:
                 update(state, self._templates, self._networks, self._beliefs, self._mode)
             _forget_changes(state)
         out = empty_observation(self.max_stages, self.max_edges, self.max_jobs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -131,8 +131,8 @@ class Recorded:
 def _column(path: Path, column: str | None) -> Iterator[tuple[int, str]]:
     """The cells of one column with their line numbers, without the row of column names."""
     index = None
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = csv.reader(stream)
+    with path.open("rb") as stream:
+        rows = csv.reader(_text(path, stream))
         try:
             for row in filter(None, rows):
                 if index is None:
@@ -142,10 +142,16 @@ def _column(path: Path, column: str | None) -> Iterator[tuple[int, str]]:
                 if index >= len(row):
                     raise ValueError(f"{path}:{rows.line_num}: no cell in column {index + 1}")
                 yield rows.line_num, row[index].strip()
-        except UnicodeDecodeError:
-            raise ValueError(f"{path}:{rows.line_num + 1}: not UTF-8 from here on") from None
         except csv.Error as error:
             raise ValueError(f"{path}:{rows.line_num}: {error}") from None
+
+
+def _text(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        try:
+            yield line.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}:{number}: not UTF-8") from None
 
 
 def _position(path: Path, line: int, header: Sequence[str], column: str) -> int:

@@ -138,7 +138,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record: dict[str, Any] = {}
     for key, value in pairs:
         if key in record:
-            raise _FieldError(f"{key}: the key occurs twice")
+            raise _FieldError(f"JSON: key {_shown(key)} occurs twice")
         record[key] = value
     return record
 
@@ -200,8 +200,8 @@ def _task(value: object, where: str, kind: Kind) -> Task:
         )
     record = _keys(value, where, {"duration_s"})
     duration_s = record["duration_s"]
-    if not isinstance(duration_s, float):
-        duration_s = _typed(duration_s, int, f"{where}.duration_s")
+    if not isinstance(duration_s, int | float) or isinstance(duration_s, bool):
+        raise _FieldError(f"{where}.duration_s: expected a number, got {_shown(duration_s)}")
     try:
         return RegularTask(float(duration_s))
     except OverflowError:
@@ -213,11 +213,10 @@ def _keys(
 ) -> dict[str, Any]:
     """The value, checked to be an object with these keys and no others."""
     record = _typed(value, dict, where or "job")
-    prefix = f"{where}." if where else ""
     for key in sorted(required - record.keys()):
-        raise _FieldError(f"{prefix}{key}: missing")
+        raise _FieldError(f"{where}.{key}: missing" if where else f"{key}: missing")
     for key in sorted(record.keys() - required - optional):
-        raise _FieldError(f"{prefix}{key}: unknown key")
+        raise _FieldError(f"{where or 'job'}: unknown key {_shown(key)}")
     return record
 
 

@@ -1,3 +1,4 @@
+# mypy: no-disallow-untyped-defs, no-disallow-untyped-calls, no-disallow-incomplete-defs
 """Nothing but the oracle may depend on what has not been revealed.
 
 At random moments of random episodes everything hidden is replaced: the tokens and durations of
@@ -57,7 +58,7 @@ def differing(env, workload_seed, moments=12):
     """Names of the arrays that changed when everything hidden was permuted."""
     rng = np.random.default_rng(workload_seed)
     observation, _ = env.reset(seed=workload_seed)
-    changed = set()
+    changed: set[str] = set()
     for _ in range(moments):
         for _ in range(int(rng.integers(1, 40))):
             legal = np.flatnonzero(observation["action_mask"])

@@ -1,3 +1,4 @@
+# mypy: no-disallow-untyped-defs, no-disallow-untyped-calls, no-disallow-incomplete-defs
 """The layout of an observation, against a slow and plain reading of the same state."""
 
 from pathlib import Path

@@ -1,8 +1,10 @@
+# mypy: no-disallow-untyped-defs, no-disallow-untyped-calls, no-disallow-incomplete-defs
 """The environment's contract: spaces, checkers, masks, rewards, seeds, errors."""
 
 import pickle
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -21,8 +23,8 @@ GENERATED = [name for name in WORKLOADS if name != "traces"]
 
 
 def make(**options):
-    options = {"workload": "planning", "num_jobs": 8, "belief": "none"} | options
-    return LLMSchedEnv(**options)
+    defaults: dict[str, Any] = {"workload": "planning", "num_jobs": 8, "belief": "none"}
+    return LLMSchedEnv(**(defaults | options))
 
 
 def run(env, seed, rng=None):

@@ -1,0 +1,189 @@
+"""Arrival processes: rate, rhythm, and the CSV files that they are read from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmsched_gym.workload.arrivals import Arrivals, Burst, Poisson, Recorded
+
+PROCESSES: list[Arrivals] = [Poisson(), Burst(), Recorded([0.0, 1.0, 1.0, 5.0])]
+
+
+def saved(folder: Path, text: str | bytes) -> Path:
+    file = folder / "arrivals.csv"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return file
+
+
+@given(st.sampled_from(PROCESSES), st.integers(0, 2**32), st.integers(1, 50), st.floats(1e-3, 1e3))
+def test_arrivals_are_ascending_times(
+    process: Arrivals, seed: int, count: int, rate: float
+) -> None:
+    times = process.draw(np.random.default_rng(seed), count, rate)
+    assert times.shape == (count,)
+    assert times.dtype == np.float64
+    assert times[0] >= 0
+    assert (np.diff(times) >= 0).all()
+    again = process.draw(np.random.default_rng(seed), count, rate)
+    np.testing.assert_array_equal(times, again)
+    twice_as_fast = process.draw(np.random.default_rng(seed), count, 2 * rate)
+    np.testing.assert_allclose(twice_as_fast, times / 2, rtol=1e-12)
+
+
+def test_poisson_has_exponential_gaps_of_the_rate() -> None:
+    gaps = np.diff(Poisson().draw(np.random.default_rng(0), 100_000, 4.0), prepend=0.0)
+    assert gaps.mean() == pytest.approx(0.25, rel=0.02)
+    assert gaps.std() == pytest.approx(0.25, rel=0.02)
+    assert (gaps > 0.25).mean() == pytest.approx(np.exp(-1), rel=0.02)
+
+
+def test_burst_is_at_time_zero() -> None:
+    np.testing.assert_array_equal(Burst().draw(np.random.default_rng(0), 3, 1.0), [0, 0, 0])
+
+
+class From:
+    """A generator that starts the record where the test says."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def integers(self, high: int) -> int:
+        assert self.first < high
+        return self.first
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "expected"),
+    [
+        (0, 1, [0]),
+        (0, 2, [0, 1]),
+        (0, 4, [0, 0.6, 0.6, 3]),  # recorded 0 1 1 5, stretched to 3 gaps of 1 s
+        (1, 3, [0, 0, 2]),
+        (0, 5, [0, 0.6, 0.6, 3, 4]),  # after the end, one mean gap (5 / 3), and from the start
+        (2, 3, [0, 2 * 4 / (4 + 5 / 3), 2]),
+        (1, 2, [0, 0]),  # equal timestamps cannot be stretched
+    ],
+)
+def test_record_by_hand(first: int, count: int, expected: list[float]) -> None:
+    times = Recorded([100.0, 101.0, 101.0, 105.0]).draw(From(first), count, 1.0)  # type: ignore[arg-type]
+    np.testing.assert_allclose(times, expected, rtol=1e-12)
+
+
+def test_record_starts_anywhere() -> None:
+    recorded = Recorded(np.cumsum(np.arange(1.0, 9.0)))
+    rng = np.random.default_rng(0)
+    ratios = {round(recorded.draw(rng, 3, 1.0)[1], 6) for _ in range(200)}
+    assert len(ratios) == 8
+
+
+@given(st.integers(0, 2**32), st.integers(2, 60), st.floats(0.01, 100.0))
+def test_record_has_the_rate_and_keeps_the_rhythm(seed: int, count: int, rate: float) -> None:
+    record = np.array([0.0, 0.1, 0.4, 2.0, 2.5, 7.0, 7.01, 11.0])
+    times = Recorded(record).draw(np.random.default_rng(seed), count, rate)
+    assert times[0] == 0
+    assert (count - 1) / times[-1] == pytest.approx(rate)
+    gaps = np.append(np.diff(record), np.diff(record).mean())
+    ratios = [
+        np.diff(times) / np.roll(gaps, -first)[np.arange(count - 1) % len(gaps)]
+        for first in range(len(gaps))
+    ]
+    assert any(np.allclose(ratio, ratio[0]) for ratio in ratios)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("process", [Poisson(), Recorded([0.0, 1.0])])
+def test_rate_is_positive_and_finite(process: Arrivals, rate: float) -> None:
+    with pytest.raises(ValueError, match=r"rate: .* is not a positive number"):
+        process.draw(np.random.default_rng(0), 3, rate)
+
+
+@pytest.mark.parametrize(
+    ("timestamps", "message"),
+    [
+        ([], "at least 2"),
+        ([1.0], "at least 2"),
+        ([[1.0, 2.0]], "at least 2"),
+        ([1.0, 1.0, 1.0], "all are equal"),
+        ([1.0, 3.0, 2.0], "number 3 is out of order"),
+        ([float("nan"), 1.0], "one is not finite"),
+        ([1.0, float("inf")], "one is not finite"),
+    ],
+)
+def test_bad_timestamps_are_refused(timestamps: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=f"timestamps: .*{message}"):
+        Recorded(timestamps)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0\n1\n5\n",
+        "0\n1\n5",
+        "\ufefftime,tokens\n0,7\n1,7\n\n5,7\n",
+        "when\r\n1700000000\r\n1700000001.0\r\n1700000005\r\n",
+        "TIMESTAMP,ContextTokens\n2023-11-16 18:17:03.9799600,4808\n"
+        "2023-11-16 18:17:04.9799600,3180\n2023-11-16 18:17:08.9799600,110\n",
+        "TIMESTAMP\n2024-05-10 00:00:00.009930+00:00\n2024-05-10 02:00:01.009930+02:00\n"
+        "2024-05-10T00:00:05.00993Z\n",
+        " 0 \n 1 \n 5 \n",
+    ],
+)
+def test_first_column_with_or_without_a_header(tmp_path: Path, text: str) -> None:
+    recorded = Recorded.from_csv(saved(tmp_path, text))
+    times = recorded.draw(From(0), 3, 0.4)  # type: ignore[arg-type]
+    np.testing.assert_allclose(times, [0, 1, 5], rtol=1e-6)
+
+
+def test_a_named_column(tmp_path: Path) -> None:
+    file = saved(tmp_path, 'id,"arrival, s"\n9,0\n8,1\n7,5\n')
+    times = Recorded.from_csv(file, "arrival, s").draw(From(0), 3, 0.4)  # type: ignore[arg-type]
+    np.testing.assert_allclose(times, [0, 1, 5], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "message"),
+    [
+        ("", None, "1: timestamps: a list of at least 2"),
+        ("time\n", None, "1: timestamps: a list of at least 2"),
+        ("time\n3\n", None, "2: timestamps: a list of at least 2"),
+        ("time\n3\n3\n3\n", None, "4: timestamps: all are equal"),
+        ("time\n3\nsoon\n", None, "3: 'soon' is not a timestamp"),
+        ("time\n3\n\n,5\n", None, "4: '' is not a timestamp"),
+        ("time\n3\nnan\n", None, "3: 'nan' is not finite"),
+        ("nan\n3\n4\n", None, "1: 'nan' is not finite"),
+        ("3\ninf\n", None, "2: 'inf' is not finite"),
+        ("3\n5\n4\n", None, "3: '4' is earlier than the row before it"),
+        ("2023-01-02\n2023-01-01\n", None, "2: '2023-01-01' is earlier"),
+        ("2023-01-02\n2023-01-32\n", None, "2: '2023-01-32' is not a timestamp"),
+        ("a,b\n1,2\n3,4\n", "c", "1: no column 'c', choose from a, b"),
+        ("a,b\n1,2\n3\n", "b", "3: no cell in column 2"),
+        (b"time\n1\n\xff\n", None, "3: not UTF-8"),
+        ('time\n1\n"2\n', None, "3: '2' is not"),
+        ("time\r1\r2\r", None, "1: "),
+    ],
+)
+def test_bad_files_are_named_with_the_line(
+    tmp_path: Path, text: str | bytes, column: str | None, message: str
+) -> None:
+    file = saved(tmp_path, text)
+    with pytest.raises(ValueError, match=re.escape(f"{file}:{message}")) as error:
+        Recorded.from_csv(file, column)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.csv: no such file"):
+        Recorded.from_csv(tmp_path / "nowhere.csv")
+
+
+def test_measured_arrivals_stay_bursty(shared: Path) -> None:
+    recorded = Recorded.from_csv(shared / "arrivals" / "azure23_code.csv")
+    gaps = np.diff(recorded.draw(np.random.default_rng(0), 8000, 2.0))
+    assert gaps.mean() == pytest.approx(0.5)
+    assert gaps.std() / gaps.mean() > 10  # of a Poisson process: 1

@@ -1,0 +1,289 @@
+"""Workloads by name: what is in them, how episodes are drawn, and what is kept apart."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from strategies import llm, tool
+
+from llmsched_gym.workload.applications import APPLICATIONS, CLASSES
+from llmsched_gym.workload.arrivals import Burst, Poisson, Recorded
+from llmsched_gym.workload.bank import JobBank
+from llmsched_gym.workload.job import Job
+from llmsched_gym.workload.mixes import WORKLOADS, Workload, arrival_rate, make_workload
+from llmsched_gym.workload.traces import TraceError, read_traces, write_traces
+
+GENERATED = [name for name in WORKLOADS if name != "traces"]
+
+
+def per_application(bank: JobBank) -> Counter[str]:
+    return Counter(bank.applications[index] for index in bank.job_application)
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    """40 jobs of `search`, 40 of `chat`."""
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    for application, stage in (("search", tool()), ("chat", llm())):
+        some = [Job(application, f"{application}-{n}", (stage,)) for n in range(40)]
+        write_traces(folder / f"{application}.jsonl", some)
+    return folder
+
+
+def test_the_names() -> None:
+    assert ("mixed", *CLASSES, *APPLICATIONS, "traces") == WORKLOADS
+    assert len(set(WORKLOADS)) == len(WORKLOADS)
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_generated_banks_hold_as_many_jobs_of_each_application(name: str) -> None:
+    workload = make_workload(name, jobs_per_application=7)
+    members = {"mixed": tuple(APPLICATIONS), **CLASSES}.get(name, (name,))
+    for bank in (workload.bank, workload.past):
+        assert per_application(bank) == dict.fromkeys(members, 7)
+    assert isinstance(workload.arrivals, Poisson)
+    assert not set(workload.bank.job_ids) & set(workload.past.job_ids)
+
+
+def test_past_and_evaluated_jobs_are_drawn_apart() -> None:
+    workload = make_workload("web_search", jobs_per_application=50)
+
+    def bodies(bank: JobBank) -> list[Any]:
+        return [job.stages for job in bank.jobs()]
+
+    assert bodies(workload.bank) != bodies(workload.past)
+    assert len({*bodies(workload.bank)} & {*bodies(workload.past)}) < 5  # short ones may coincide
+
+
+def test_a_larger_bank_begins_with_the_smaller() -> None:
+    small, large = (make_workload("planning", jobs_per_application=n) for n in (3, 9))
+    assert {*small.bank.jobs()} < {*large.bank.jobs()}
+
+
+def test_generated_banks_are_made_once() -> None:
+    assert make_workload("mixed").bank is make_workload("mixed").bank
+
+
+def test_generated_jobs_are_the_same_in_another_process() -> None:
+    program = (
+        "from llmsched_gym.workload.mixes import make_workload as m\n"
+        "w = m('mixed', jobs_per_application=5)\n"
+        "print([int(b.output_tokens.sum()) for b in (w.bank, w.past)], w.bank.duration_s.sum())"
+    )
+    workload = make_workload("mixed", jobs_per_application=5)
+    sums = [int(bank.output_tokens.sum()) for bank in (workload.bank, workload.past)]
+    expected = f"{sums} {workload.bank.duration_s.sum()}"
+    root = Path(__file__).parents[2]
+    for seed in ("1", "2"):
+        run = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=root,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
+        )
+        assert run.stdout.strip() == expected
+
+
+def test_draw_is_uniform_and_seeded() -> None:
+    workload = make_workload("planning", jobs_per_application=10)
+    picked, arrival_s = workload.draw(np.random.default_rng(3), 20_000, 2.0)
+    assert picked.dtype == np.int64
+    assert arrival_s.dtype == np.float64
+    counts = np.bincount(picked, minlength=20)
+    assert counts.min() > 850  # 1000 expected each
+    assert counts.max() < 1150
+    assert arrival_s[-1] == pytest.approx(10_000, rel=0.05)
+    again, arrival_again = workload.draw(np.random.default_rng(3), 20_000, 2.0)
+    np.testing.assert_array_equal(picked, again)
+    np.testing.assert_array_equal(arrival_s, arrival_again)
+    other, _ = workload.draw(np.random.default_rng(4), 20_000, 2.0)
+    assert (picked != other).any()
+
+
+def test_another_rate_brings_the_same_jobs() -> None:
+    workload = make_workload("planning", jobs_per_application=10)
+    slow, slow_s = workload.draw(np.random.default_rng(0), 50, 1.0)
+    fast, fast_s = workload.draw(np.random.default_rng(0), 50, 2.0)
+    np.testing.assert_array_equal(slow, fast)
+    np.testing.assert_allclose(slow_s, 2 * fast_s)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_an_episode_has_jobs(count: int) -> None:
+    with pytest.raises(ValueError, match=f"num_jobs: {count} is below 1"):
+        make_workload("planning", jobs_per_application=1).draw(np.random.default_rng(0), count, 1.0)
+
+
+def test_traces_are_split_by_name(traces: Path) -> None:
+    workload = make_workload("traces", path=traces)
+    past, evaluated = set(workload.past.jobs()), set(workload.bank.jobs())
+    assert past | evaluated == set(read_traces(traces))
+    assert not past & evaluated
+    assert 45 <= len(past) <= 67  # 56 of 80 expected
+    assert workload.notes == (f"traces: {len(evaluated)} jobs to evaluate, {len(past)} past jobs",)
+
+
+def test_the_split_of_a_job_depends_on_its_own_name_alone(traces: Path) -> None:
+    whole = set(make_workload("traces", path=traces).past.jobs())
+    alone = make_workload("traces", path=traces / "chat.jsonl")
+    assert set(alone.past.jobs()) == {job for job in whole if job.application == "chat"}
+    moved = traces / "moved.jsonl"
+    write_traces(moved, read_traces(traces / "chat.jsonl")[::-1])
+    assert set(make_workload("traces", path=moved).past.jobs()) == set(alone.past.jobs())
+
+
+def test_the_split_is_the_same_everywhere(traces: Path) -> None:
+    """Evaluated: where sha256sum of "chat\\0chat-n" begins above 0.7 * 0xffff = 0xb332."""
+    workload = make_workload("traces", path=traces / "chat.jsonl")
+    assert workload.bank.job_ids[:3] == ("chat-4",)
+
+
+def test_training_files_are_the_past_and_everything_else_is_evaluated(
+    traces: Path, tmp_path: Path
+) -> None:
+    train = tmp_path / "train.jsonl"
+    wanted = [Job("chat", f"past-{n}", (llm("other"),)) for n in range(3)]
+    write_traces(train, [*wanted, Job("not evaluated", "x", (llm(),))])
+    workload = make_workload("traces", path=traces, train_path=train)
+    assert workload.past.jobs() == wanted
+    assert workload.bank.jobs() == read_traces(traces)
+
+
+def test_a_past_job_is_never_evaluated(traces: Path) -> None:
+    with pytest.raises(ValueError, match="train_path: 40 of its jobs are also in path, such as se"):
+        make_workload("traces", path=traces, train_path=traces / "search.jsonl")
+
+
+def test_replay_takes_jobs_in_file_order_again_and_again(traces: Path) -> None:
+    workload = make_workload("traces", path=traces, replay=True)
+    count = len(workload.bank)
+    picked, arrival_s = workload.draw(np.random.default_rng(0), count + 3, 1.0)
+    np.testing.assert_array_equal(picked, [*range(count), 0, 1, 2])
+    assert picked.dtype == np.int64
+    assert len(arrival_s) == count + 3
+    order = [job for job in read_traces(traces) if job in set(workload.bank.jobs())]
+    assert workload.bank.jobs() == order
+
+
+def test_traces_of_some_applications(traces: Path) -> None:
+    for chosen in (["chat"], "chat"):
+        workload = make_workload("traces", path=traces, applications=chosen)
+        assert workload.bank.applications == workload.past.applications == ("chat",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"name": "nosuch"},
+            f"workload: unknown 'nosuch', choose from {', '.join(sorted(WORKLOADS))}$",
+        ),
+        ({"name": "chain-like"}, r"workload: unknown 'chain-like' \(did you mean 'chain_like'\?\)"),
+        (
+            {"name": "mixed", "arrivals": "nosuch"},
+            "arrivals: unknown 'nosuch', choose from burst, po",
+        ),
+        ({"name": "mixed", "arrivals": "poison"}, r"\(did you mean 'poisson'\?\)"),
+        ({"name": "mixed", "arrivals": "recorded"}, "arrivals_path: arrivals=recorded needs a CSV"),
+        (
+            {"name": "mixed", "arrivals_path": "x.csv"},
+            "arrivals_path: only arrivals=recorded takes",
+        ),
+        ({"name": "mixed", "arrivals_column": "t"}, "arrivals_column: only arrivals=recorded"),
+        ({"name": "mixed", "path": "x"}, "path: only workload=traces takes it, not mixed"),
+        ({"name": "mixed", "train_path": "x"}, "train_path: only workload=traces takes it"),
+        ({"name": "mixed", "applications": ["x"]}, "applications: only workload=traces takes it"),
+        ({"name": "mixed", "replay": True}, "replay: only workload=traces takes it"),
+        ({"name": "mixed", "jobs_per_application": 0}, "jobs_per_application: 0 is below 1"),
+        ({"name": "traces"}, "path: workload=traces needs"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        make_workload(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_applications_are_named_with_those_there_are(traces: Path) -> None:
+    message = r"applications: unknown 'chatt' \(did you mean 'chat'\?\), choose from chat, search$"
+    with pytest.raises(ValueError, match=message):
+        make_workload("traces", path=traces, applications=["search", "chatt"])
+
+
+def test_a_split_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
+    one = tmp_path / "one.jsonl"
+    found = set()
+    for number in range(20):
+        write_traces(one, [Job("app", str(number), (llm(),))])
+        with pytest.raises(ValueError, match=r"path: .*one\.jsonl: the split leaves no") as error:
+            make_workload("traces", path=one)
+        found.add(str(error.value).partition("leaves ")[2])
+    assert found == {
+        "no job to evaluate (1 jobs read)",
+        "no past job of what is evaluated (1 jobs read)",
+    }
+
+
+def test_training_files_without_the_application_are_refused(traces: Path, tmp_path: Path) -> None:
+    train = tmp_path / "train.jsonl"
+    write_traces(train, [Job("other", "1", (llm(),))])
+    with pytest.raises(ValueError, match=r"train_path: .*train\.jsonl: leaves no past job"):
+        make_workload("traces", path=traces, train_path=train)
+
+
+def test_errors_of_files_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        make_workload("traces", path=tmp_path / "nowhere")
+    with pytest.raises(TraceError, match=r"no \*\.jsonl file"):
+        make_workload("traces", path=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
+        make_workload("mixed", arrivals="recorded", arrivals_path=tmp_path / "nowhere.csv")
+
+
+def test_arrivals_by_name_or_object(tmp_path: Path) -> None:
+    make: Callable[..., Workload] = make_workload
+    assert isinstance(make("planning", jobs_per_application=1, arrivals="burst").arrivals, Burst)
+    own = Recorded([0.0, 1.0])
+    assert make("planning", jobs_per_application=1, arrivals=own).arrivals is own
+    file = tmp_path / "arrivals.csv"
+    file.write_text("n,t\n1,5\n2,6\n")
+    recorded = make(
+        "planning",
+        jobs_per_application=1,
+        arrivals="recorded",
+        arrivals_path=file,
+        arrivals_column="t",
+    )
+    np.testing.assert_allclose(recorded.draw(np.random.default_rng(0), 3, 2.0)[1], [0, 0.5, 1.0])
+
+
+def test_arrival_rate_by_hand() -> None:
+    assert arrival_rate(0.9, 32, 16.0) == pytest.approx(1.8)
+
+
+@pytest.mark.parametrize("load", [0.0, -1.0, float("nan"), float("inf")])
+def test_load_is_positive_and_finite(load: float) -> None:
+    with pytest.raises(ValueError, match=r"load: .* is not a positive number"):
+        arrival_rate(load, 32, 16.0)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
+def test_load_needs_llm_work(seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"load: of jobs with .* give an arrival rate"):
+        arrival_rate(1.0, 32, seconds)
+
+
+def test_real_traces_make_a_workload(shared: Path) -> None:
+    workload = make_workload("traces", path=shared / "traces", applications=["factool_kbqa"])
+    assert len(workload.bank) + len(workload.past) == 186
+    assert 0.6 < len(workload.past) / 186 < 0.8
