@@ -32,7 +32,7 @@ from rich.progress import Progress
 
 from agents import Policy, find_policy, make_policy
 from agents.base import policy_options
-from configs import register_groups
+from configs import groups, register_groups
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.latency import Cluster, load_cluster
 from llmsched_gym.env.scheduling import InvalidAction, LLMSchedEnv
@@ -47,7 +47,7 @@ from llmsched_gym.results import (
 from llmsched_gym.workload.mixes import Workload, make_workload
 
 REFERENCE = "srtf_oracle"
-FLAGS = ("--help", "-h", "--multirun", "-m", "--cfg", "-c", "--config-dir", "-cd", "--resolve")
+FLAGS = ("--help", "-h", "--multirun", "-m", "--config-dir=")
 
 
 class InputError(Exception):
@@ -125,14 +125,14 @@ class Evaluation:
 def build(settings: dict[str, Any]) -> Evaluation:
     """Make everything that the settings name; InputError for what is not right in them."""
     try:
-        runs = _runs(settings["policy"], settings["baselines"], settings["belief"]["name"])
+        belief, belief_settings = _belief(**_options(settings, "belief"))
+        runs = _runs(_options(settings, "policy"), settings.get("baselines"), belief)
         episodes, num_jobs = _whole(settings, "episodes"), _whole(settings, "num_jobs")
         seed = _whole(settings, "seed", least=0)
         processes = _whole(settings, "processes", optional=True) or _cores()
         max_stages = _whole(settings, "max_stages", optional=True)
-        workload, load, rate = _workload(**settings["workload"])
-        cluster = _cluster(**settings["cluster"])
-        belief, belief_settings = _belief(**settings["belief"])
+        workload, load, rate = _workload(**_options(settings, "workload"))
+        cluster = _cluster(**_options(settings, "cluster"))
         env, oracle = (
             LLMSchedEnv(
                 workload,
@@ -153,12 +153,25 @@ def build(settings: dict[str, Any]) -> Evaluation:
 
 
 def _whole(settings: dict[str, Any], name: str, least: int = 1, optional: bool = False) -> Any:
-    value = settings[name]
+    value = settings.get(name)
     if value is None and optional:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
     return value
+
+
+def _options(settings: dict[str, Any], group: str) -> dict[str, Any]:
+    """The options of a group, none missing and, but for policies, none unknown."""
+    given, choices = settings.get(group), groups()[group]
+    if not isinstance(given, dict) or given.get("name") not in choices:
+        raise ValueError(f"{group}: choose from {', '.join(sorted(choices))}")
+    known = OmegaConf.to_container(OmegaConf.create(choices[given["name"]]))
+    assert isinstance(known, dict)
+    unknown = sorted(given.keys() - known.keys())
+    if unknown and group != "policy":
+        raise ValueError(f"unknown option '{group}.{unknown[0]}'; valid here: {', '.join(known)}")
+    return known | given
 
 
 def _runs(policy: dict[str, Any], baselines: Any, belief: str) -> tuple[Run, ...]:
@@ -290,7 +303,7 @@ def evaluate(settings: dict[str, Any]) -> None:
     console = Console(stderr=True)
     with console.status("reading the workload, fitting the belief"):
         evaluation = build(settings)
-    output_dir = Path(settings["output_dir"])
+    output_dir = Path(str(settings.get("output_dir") or "outputs"))
     try:
         with staged(output_dir) as folder:
             episodes = _play_with_progress(evaluation, console)
@@ -318,11 +331,11 @@ def _play_with_progress(evaluation: Evaluation, console: Console) -> list[Episod
 
 @hydra.main(config_path="pkg://configs", config_name="evaluate", version_base="1.3")
 def _run(config: DictConfig) -> None:
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(settings, dict)
     try:
+        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        assert isinstance(settings, dict)
         evaluate({str(key): value for key, value in settings.items()})
-    except InputError as error:
+    except (InputError, OmegaConfBaseException) as error:
         _fail(error)
     except Exception:  # a bug, or one in a custom policy; Hydra would cut its traceback short
         traceback.print_exc()
@@ -337,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     for argument in arguments:
-        if argument.startswith("-") and argument.partition("=")[0] not in FLAGS:
+        if argument.startswith("-") and not argument.startswith(FLAGS):
             _fail(InputError(f"unknown flag {argument!r}, choose from {', '.join(FLAGS)}"))
     global _full_errors
     _full_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -374,7 +387,7 @@ def _one_line(error: Exception) -> str:
         valid = ", ".join(str(key) for key in cause.parent_node or () if key != "hydra")
         return f"unknown option {cause.full_key!r}; valid here: {valid}"
     if isinstance(cause, OmegaConfBaseException):
-        return f"{cause.full_key}: {str(cause.msg).splitlines()[0]}"
+        return f"{cause.full_key or 'configuration'}: {str(cause.msg).splitlines()[0]}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split())

@@ -369,7 +369,8 @@ class _Data:
     def discretise(
         cls, demand_s: FloatArray, tasks: IntArray, settings: BeliefSettings, fanouts: bool = True
     ) -> _Data:
-        demand, fanout, own, codes, states = [], [], [], [], []
+        demand, fanout, own, states = [], [], [], []
+        codes: list[IntArray] = []
         demand_bins, fanout_bins = [], []
         for seconds, counts in zip(demand_s.T, tasks.T, strict=True):
             present = counts > 0

@@ -132,7 +132,7 @@ def _column(path: Path, column: str | None) -> Iterator[tuple[int, str]]:
     """The cells of one column with their line numbers, without the row of column names."""
     index = None
     with path.open("rb") as stream:
-        rows = csv.reader(_text(path, stream))
+        rows = csv.reader(_text(path, stream), strict=True)
         try:
             for row in filter(None, rows):
                 if index is None:

@@ -164,7 +164,7 @@ def test_a_named_column(tmp_path: Path) -> None:
         ("a,b\n1,2\n3,4\n", "c", "1: no column 'c', choose from a, b"),
         ("a,b\n1,2\n3\n", "b", "3: no cell in column 2"),
         (b"time\n1\n\xff\n", None, "3: not UTF-8"),
-        ('time\n1\n"2\n', None, "3: '2' is not"),
+        ('time\n1\n"2\n', None, "3: unexpected end of data"),
         ("time\r1\r2\r", None, "1: "),
     ],
 )
