@@ -47,7 +47,7 @@ from llmsched_gym.results import (
 from llmsched_gym.workload.mixes import Workload, make_workload
 
 REFERENCE = "srtf_oracle"
-FLAGS = ("--help", "-h", "--multirun", "-m", "--config-dir=")
+FLAGS = ("--help", "-h", "--multirun", "-m", "--config-dir=PATH")
 
 
 class InputError(Exception):
@@ -103,7 +103,7 @@ class Evaluation:
             f"{env.workload.name} at {demand} on {cluster.name} "
             f"({cluster.engines} engines x {cluster.max_batch} slots, "
             f"{cluster.regular_executors} regular executors)\n"
-            f"{self.episodes} episodes of {env.num_jobs} jobs, belief {env.belief}, "
+            f"episodes: {self.episodes}, jobs each: {env.num_jobs}, belief {env.belief}, "
             f"seed {self.seed}"
         )
         return Setting(env.workload.name, cluster.name, self.load, self.seed, title)
@@ -133,6 +133,8 @@ def build(settings: dict[str, Any]) -> Evaluation:
         max_stages = _whole(settings, "max_stages", optional=True)
         workload, load, rate = _workload(**_options(settings, "workload"))
         cluster = _cluster(**_options(settings, "cluster"))
+        if not isinstance(settings.get("output_dir"), str):
+            raise ValueError("output_dir: it needs the name of a folder")
         env, oracle = (
             LLMSchedEnv(
                 workload,
@@ -166,8 +168,7 @@ def _options(settings: dict[str, Any], group: str) -> dict[str, Any]:
     given, choices = settings.get(group), groups()[group]
     if not isinstance(given, dict) or given.get("name") not in choices:
         raise ValueError(f"{group}: choose from {', '.join(sorted(choices))}")
-    known = OmegaConf.to_container(OmegaConf.create(choices[given["name"]]))
-    assert isinstance(known, dict)
+    known: Any = OmegaConf.to_container(OmegaConf.create(choices[given["name"]]))
     unknown = sorted(given.keys() - known.keys())
     if unknown and group != "policy":
         raise ValueError(f"unknown option '{group}.{unknown[0]}'; valid here: {', '.join(known)}")
@@ -303,7 +304,7 @@ def evaluate(settings: dict[str, Any]) -> None:
     console = Console(stderr=True)
     with console.status("reading the workload, fitting the belief"):
         evaluation = build(settings)
-    output_dir = Path(str(settings.get("output_dir") or "outputs"))
+    output_dir = Path(settings["output_dir"])
     try:
         with staged(output_dir) as folder:
             episodes = _play_with_progress(evaluation, console)
@@ -350,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     for argument in arguments:
-        if argument.startswith("-") and not argument.startswith(FLAGS):
+        if argument.startswith("-") and not _is_flag(argument):
             _fail(InputError(f"unknown flag {argument!r}, choose from {', '.join(FLAGS)}"))
     global _full_errors
     _full_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -366,6 +367,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 _full_errors = False
+
+
+def _is_flag(argument: str) -> bool:
+    return argument in FLAGS or argument.startswith("--config-dir=")
 
 
 def _fail(error: Exception) -> NoReturn:

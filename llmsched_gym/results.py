@@ -143,7 +143,7 @@ def results_table(summaries: Sequence[Summary], title: str) -> Table:
             _shown(one.reduction, percent=True),
             _shown(one.gap_closed, percent=True),
             style="bold" if one.policy == evaluated else None,
-            end_section=one is summaries[0] or one is summaries[-2],
+            end_section=one is summaries[0] or one in summaries[-2:-1],
         )
     return table
 

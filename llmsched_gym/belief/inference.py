@@ -197,6 +197,7 @@ class Scratch(NamedTuple):
     moments: FloatArray  # [rows, 5] of what remains in and below the bucket
     marginal: FloatArray  # [variables, most states]
     stack: IntArray
+    below: IntArray
     messages: FloatArray
     product: FloatArray
 
@@ -454,6 +455,7 @@ def new_beliefs(num_jobs: int, networks: Networks) -> Beliefs:
             moments=np.zeros((most["rows"], 5)),
             marginal=np.zeros((most["variables"], width)),
             stack=np.zeros(max(most["stages"], int(networks.settings["reachable"][0])), np.int64),
+            below=np.zeros(most["variables"], np.int64),
             messages=np.zeros(MESSAGES),
             product=np.zeros(MESSAGES),
         ),
@@ -482,213 +484,239 @@ def _select(networks: Networks, application: int) -> Networks:
 
 
 # --- Exact posteriors -------------------------------------------------------------------------
+# Kernels take their arrays out of the named tuples once: numba counts references at every access.
 
 
 @compiled
 def _forget(net: Networks, scratch: Scratch) -> None:
-    """No evidence, and nothing done yet."""
-    for v in range(len(net.variables)):
-        scratch.variables[v]["low"] = 0
-        scratch.variables[v]["high"] = net.variables[v]["states"] - 1
+    """No evidence."""
+    variables, work = net.variables, scratch.variables
+    for v in range(len(variables)):
+        work[v]["low"], work[v]["high"] = 0, variables[v]["states"] - 1
+
+
+@compiled
+def _trace(net: Networks, scratch: Scratch) -> None:
+    """Where evidence reaches: root, component and dirty of every bucket."""
+    variables, separators, work = net.variables, net.separators, scratch.variables
+    for v in range(len(variables)):
+        own, here = variables[v], work[v]
+        row = 0
+        for k in range(own["separator"], own["end_separator"]):
+            other = work[separators[k]["variable"]]
+            if other["low"] != other["high"]:
+                row = -1
+                break
+            row += separators[k]["stride"] * other["low"]
+        here["root"] = row
+        here["component"] = v if row >= 0 else work[own["parent"]]["component"]
+        here["dirty"] = 1 if here["low"] > 0 or here["high"] < own["states"] - 1 else 0
+    for v in range(len(variables) - 1, -1, -1):
+        if work[v]["dirty"] == 1 and work[v]["root"] < 0:
+            work[variables[v]["parent"]]["dirty"] = 1
+
+
+@compiled
+def _settled(here: Table) -> bool:
+    """Whether evidence fixes a bucket's variable and its separator: nothing is left to compute."""
+    return bool(here["root"] >= 0 and here["low"] == here["high"])
 
 
 @compiled
 def _collect(net: Networks, scratch: Scratch) -> None:
-    """The pass up: multiply the evidence into the buckets that have some in or below them.
-
-    Fills root and dirty, and for dirty buckets conditional, likelihood and moments.
-    """
-    work = scratch.variables
-    for v in range(len(net.variables)):
-        own, here = net.variables[v], work[v]
-        row = 0
-        for k in range(own["separator"], own["end_separator"]):
-            other = work[net.separators[k]["variable"]]
-            if other["low"] != other["high"]:
-                row = -1
-                break
-            row += net.separators[k]["stride"] * other["low"]
-        here["root"] = row
-        here["dirty"] = 1 if here["low"] > 0 or here["high"] < own["states"] - 1 else 0
-    for v in range(len(net.variables) - 1, -1, -1):
-        here = work[v]
-        if here["dirty"] == 0 or (here["root"] >= 0 and here["low"] == here["high"]):
+    """The pass up: multiply the evidence into the buckets that have some in or below them."""
+    variables, table, children, up = net.variables, net.table, net.children, net.up
+    work, conditional, likelihood = scratch.variables, scratch.conditional, scratch.likelihood
+    for v in range(len(variables) - 1, -1, -1):
+        own, here = variables[v], work[v]
+        if here["dirty"] == 0 or _settled(here):
             continue
-        _collect_bucket(net, scratch, v)
-        if here["root"] < 0:
-            work[net.variables[v]["parent"]]["dirty"] = 1
+        states, base = own["states"], own["entry"]
+        start, end = 0, own["num_rows"]
+        if here["root"] >= 0:  # the separator is known: one row is enough
+            start, end = here["root"], here["root"] + 1
+        for row in range(start, end):
+            for x in range(states):
+                inside = here["low"] <= x <= here["high"]
+                conditional[base + row * states + x] = (
+                    table[base + row * states + x] if inside else 0.0
+                )
+        for k in range(own["child"], own["end_child"]):
+            u = children[k]
+            if work[u]["dirty"] == 1 and work[u]["root"] < 0:
+                below, first = variables[u]["up"], variables[u]["row"]
+                for entry in range(start * states, end * states):
+                    conditional[base + entry] *= likelihood[first + up[below + entry]]
+        _normalise_rows(own, here, start, end, conditional, likelihood)
 
 
 @compiled
-def _collect_bucket(net: Networks, scratch: Scratch, v: int) -> None:
-    own, here = net.variables[v], scratch.variables[v]
-    start, end = 0, own["num_rows"]
-    if here["root"] >= 0:  # the separator is known: one row is enough
-        start, end = here["root"], here["root"] + 1
-    likelihood = scratch.likelihood[own["row"] : own["row"] + own["num_rows"]]
+def _normalise_rows(
+    own: Table, here: Table, start: int, end: int, conditional: FloatArray, likelihood: FloatArray
+) -> None:
+    """Turn the products in a bucket into conditional probabilities and the rows' likelihoods."""
+    states, first = own["states"], own["row"]
     best = 0.0
     for row in range(start, end):
-        likelihood[row] = _collect_row(net, scratch, v, row, True)
-        best = max(best, likelihood[row])
+        entry = own["entry"] + row * states
+        total = 0.0
+        for x in range(states):
+            total += conditional[entry + x]
+        likelihood[first + row] = total
+        best = max(best, total)
+        if total > 0.0:
+            for x in range(states):
+                conditional[entry + x] /= total
     for row in range(start, end):
         if best > 0.0:
-            likelihood[row] /= best
-        else:  # impossible evidence: nothing is learned from it
-            _collect_row(net, scratch, v, row, False)
-            likelihood[row] = 1.0
+            likelihood[first + row] /= best
+            continue
+        likelihood[first + row] = 1.0  # impossible evidence: nothing is learned from it
+        for x in range(here["low"], here["high"] + 1):
+            spread = 1.0 / (here["high"] - here["low"] + 1)
+            conditional[own["entry"] + row * states + x] = spread
 
 
 @compiled
-def _collect_row(net: Networks, scratch: Scratch, v: int, row: int, believe: bool) -> float:
-    """Likelihood of the evidence in and below one row of a bucket; its conditional and moments.
-
-    Unless ``believe``, the table and the evidence below are ignored.
-    """
-    own, here = net.variables[v], scratch.variables[v]
-    states, stage = own["states"], own["stage"]
-    left = scratch.stages[stage]["left"] if stage >= 0 else 0.0
-    total = 0.0
-    mean_llm = mean_regular = square_llm = product = square_regular = 0.0
-    for x in range(states):
-        entry = row * states + x
-        p = 0.0
-        if here["low"] <= x <= here["high"]:
-            p = net.table[own["entry"] + entry] if believe else 1.0
-        if p > 0.0:
-            llm = regular = var_llm = covariance = var_regular = 0.0
-            if left > 0.0:
-                bin_ = net.bins[stage, x]
-                if net.stages[stage]["kind"] == 0:
-                    llm, var_llm = left * bin_["mean_s"], left * left * bin_["variance"]
-                else:
-                    regular, var_regular = left * bin_["mean_s"], left * left * bin_["variance"]
-            for k in range(own["child"], own["end_child"]):
-                u = net.children[k]
-                if scratch.variables[u]["root"] >= 0:
+def _collect_moments(net: Networks, scratch: Scratch) -> None:
+    """Moments of what remains in and below each bucket that evidence reaches, row by row."""
+    variables, stages, bins = net.variables, net.stages, net.bins
+    children, up, static = net.children, net.up, net.moments
+    lefts, work, conditional = scratch.stages, scratch.variables, scratch.conditional
+    moments = scratch.moments
+    for v in range(len(variables) - 1, -1, -1):
+        own, here = variables[v], work[v]
+        if here["dirty"] == 0 or _settled(here):
+            continue
+        states, stage = own["states"], own["stage"]
+        start, end = 0, own["num_rows"]
+        if here["root"] >= 0:
+            start, end = here["root"], here["root"] + 1
+        left = lefts[stage]["left"] if stage >= 0 else 0.0
+        regular = left > 0.0 and stages[stage]["kind"] == 1
+        for row in range(start, end):
+            m0 = m1 = m2 = m3 = m4 = 0.0
+            for x in range(here["low"], here["high"] + 1):
+                p = conditional[own["entry"] + row * states + x]
+                if p == 0.0:
                     continue
-                at = net.variables[u]["row"] + net.up[net.variables[u]["up"] + entry]
-                below = net.moments
-                if scratch.variables[u]["dirty"] == 1:
-                    below = scratch.moments
-                    if believe:
-                        p *= scratch.likelihood[at]
-                llm += below[at, 0]
-                regular += below[at, 1]
-                var_llm += below[at, 2]
-                covariance += below[at, 3]
-                var_regular += below[at, 4]
-            mean_llm += p * llm
-            mean_regular += p * regular
-            square_llm += p * (var_llm + llm * llm)
-            product += p * (covariance + llm * regular)
-            square_regular += p * (var_regular + regular * regular)
-            total += p
-        scratch.conditional[own["entry"] + entry] = p
-    if total > 0.0:
-        scale = 1.0 / total
-        for entry in range(own["entry"] + row * states, own["entry"] + (row + 1) * states):
-            scratch.conditional[entry] *= scale
-        mean_llm *= scale
-        mean_regular *= scale
-        out = scratch.moments[own["row"] + row]
-        out[0] = mean_llm
-        out[1] = mean_regular
-        out[2] = square_llm * scale - mean_llm * mean_llm
-        out[3] = product * scale - mean_llm * mean_regular
-        out[4] = square_regular * scale - mean_regular * mean_regular
-    return total
+                e0 = e1 = e2 = e3 = e4 = 0.0
+                if left > 0.0:
+                    mean = left * bins[stage, x]["mean_s"]
+                    variance = left * left * bins[stage, x]["variance"]
+                    if regular:
+                        e1, e4 = mean, variance
+                    else:
+                        e0, e2 = mean, variance
+                for k in range(own["child"], own["end_child"]):
+                    u = children[k]
+                    if work[u]["root"] >= 0:
+                        continue
+                    at = variables[u]["row"] + up[variables[u]["up"] + row * states + x]
+                    if work[u]["dirty"] == 1:
+                        e0 += moments[at, 0]
+                        e1 += moments[at, 1]
+                        e2 += moments[at, 2]
+                        e3 += moments[at, 3]
+                        e4 += moments[at, 4]
+                    else:
+                        e0 += static[at, 0]
+                        e1 += static[at, 1]
+                        e2 += static[at, 2]
+                        e3 += static[at, 3]
+                        e4 += static[at, 4]
+                m0 += p * e0
+                m1 += p * e1
+                m2 += p * (e2 + e0 * e0)
+                m3 += p * (e3 + e0 * e1)
+                m4 += p * (e4 + e1 * e1)
+            at = own["row"] + row
+            moments[at, 0] = m0
+            moments[at, 1] = m1
+            moments[at, 2] = m2 - m0 * m0
+            moments[at, 3] = m3 - m0 * m1
+            moments[at, 4] = m4 - m1 * m1
 
 
 @compiled
 def _distribute(net: Networks, scratch: Scratch) -> None:
-    """The pass down: the posterior of every variable. Fills weight, joint, marginal, component."""
-    for v in range(len(net.variables)):
-        here = scratch.variables[v]
-        if here["root"] < 0:
-            here["component"] = scratch.variables[net.variables[v]["parent"]]["component"]
-        else:
-            here["component"] = v
-        marginal = scratch.marginal[v]
-        for x in range(net.variables[v]["states"]):
-            marginal[x] = 0.0
-        if here["root"] >= 0 and here["low"] == here["high"]:
-            marginal[here["low"]] = 1.0
-        else:
-            _distribute_bucket(net, scratch, v)
-
-
-@compiled
-def _distribute_bucket(net: Networks, scratch: Scratch, v: int) -> None:
-    own, here = net.variables[v], scratch.variables[v]
-    states, rows = own["states"], own["num_rows"]
-    weight = scratch.weight[own["row"] : own["row"] + rows]
-    start, end = 0, rows
-    if here["root"] >= 0:
-        start, end = here["root"], here["root"] + 1
-        weight[start] = 1.0
-    else:
-        weight[:] = 0.0
-        above, over = net.variables[own["parent"]], scratch.variables[own["parent"]]
-        first, last = 0, above["num_rows"] * above["states"]
-        if over["root"] >= 0:
-            first, last = over["root"] * above["states"], (over["root"] + 1) * above["states"]
-        for entry in range(first, last):
-            weight[net.up[own["up"] + entry]] += scratch.joint[above["entry"] + entry]
-    given = scratch.conditional if here["dirty"] == 1 else net.table
-    marginal = scratch.marginal[v]
-    total = 0.0
-    for row in range(start, end):
-        entry = own["entry"] + row * states
+    """The pass down: the posterior of every variable."""
+    variables, table, up = net.variables, net.table, net.up
+    work, conditional, joint = scratch.variables, scratch.conditional, scratch.joint
+    weight, marginal = scratch.weight, scratch.marginal
+    for v in range(len(variables)):
+        own, here = variables[v], work[v]
+        states, first = own["states"], own["row"]
         for x in range(states):
-            p = weight[row] * given[entry + x] if weight[row] > 0.0 else 0.0
-            scratch.joint[entry + x] = p
-            marginal[x] += p
-            total += p
-    if not total > 0.0:  # after impossible evidence: whatever is allowed
-        for x in range(here["low"], here["high"] + 1):
-            marginal[x] = 1.0 / (here["high"] - here["low"] + 1)
+            marginal[v, x] = 0.0
+        if _settled(here):
+            marginal[v, here["low"]] = 1.0
+            continue
+        start, end = 0, own["num_rows"]
+        if here["root"] >= 0:
+            start, end = here["root"], here["root"] + 1
+            weight[first + start] = 1.0
+        else:
+            for row in range(start, end):
+                weight[first + row] = 0.0
+            above, over = variables[own["parent"]], work[own["parent"]]
+            top, bottom = 0, above["num_rows"]
+            if over["root"] >= 0:
+                top, bottom = over["root"], over["root"] + 1
+            for entry in range(top * above["states"], bottom * above["states"]):
+                weight[first + up[own["up"] + entry]] += joint[above["entry"] + entry]
+        total = 0.0
+        for row in range(start, end):
+            w = weight[first + row]
+            for entry in range(own["entry"] + row * states, own["entry"] + (row + 1) * states):
+                p = w * (conditional[entry] if here["dirty"] == 1 else table[entry])
+                joint[entry] = p
+                marginal[v, entry - own["entry"] - row * states] += p
+                total += p
+        if not total > 0.0:  # after impossible evidence: whatever is allowed
+            for x in range(here["low"], here["high"] + 1):
+                marginal[v, x] = 1.0 / (here["high"] - here["low"] + 1)
 
 
 @compiled
 def _fill_prior(net: Networks, scratch: Scratch) -> None:
     """The beliefs before any evidence, and given presence alone."""
-    for c in range(len(net.stages)):
-        scratch.stages[c]["left"] = 1.0
     _forget(net, scratch)
-    _collect(net, scratch)
+    _trace(net, scratch)
     _distribute(net, scratch)
     for c in range(len(net.stages)):
         v = net.stages[c]["demand"]
         marginal = scratch.marginal[v, : net.variables[v]["states"]]
-        net.stages[c]["variance"] = _describe(net, c, marginal, net.prior[c, 0])
+        variance = _describe(net.bins[c], net.settings[0], marginal, net.prior[c, 0])
+        net.stages[c]["variance"] = variance
         present = 1.0 - marginal[0]
         marginal[0] = 0.0
         for x in range(1, len(marginal)):
             marginal[x] = marginal[x] / present if present > 0.0 else 1.0 / (len(marginal) - 1)
-        net.stages[c]["variance_present"] = _describe(net, c, marginal, net.prior[c, 1])
+        variance = _describe(net.bins[c], net.settings[0], marginal, net.prior[c, 1])
+        net.stages[c]["variance_present"] = variance
 
 
 @compiled
-def _describe(net: Networks, stage: int, marginal: FloatArray, out: Table) -> float:
+def _describe(bins: Table, settings: Table, marginal: FloatArray, out: Table) -> float:
     """Summarise the posterior of a stage's demand; returns its variance."""
     mean = square = entropy = 0.0
     for x in range(len(marginal)):
         p = marginal[x]
         if p > 0.0:
-            bin_ = net.bins[stage, x]
-            mean += p * bin_["mean_s"]
-            square += p * (bin_["variance"] + bin_["mean_s"] * bin_["mean_s"])
+            mean += p * bins[x]["mean_s"]
+            square += p * (bins[x]["variance"] + bins[x]["mean_s"] * bins[x]["mean_s"])
             entropy -= p * math.log2(p)
     out["presence"] = 1.0 - marginal[0]
     out["demand_s"] = mean
     out["entropy_bits"] = max(0.0, entropy)
-    out["low_s"] = _quantile(net, stage, marginal, net.settings[0]["low"])
-    out["high_s"] = _quantile(net, stage, marginal, net.settings[0]["high"])
+    out["low_s"] = _quantile(bins, marginal, settings["low"])
+    out["high_s"] = _quantile(bins, marginal, settings["high"])
     return max(0.0, square - mean * mean)
 
 
 @compiled
-def _quantile(net: Networks, stage: int, marginal: FloatArray, level: float) -> float:
+def _quantile(bins: Table, marginal: FloatArray, level: float) -> float:
     """A quantile of a stage's demand: of the mixture of its bins, weighted by ``marginal``.
 
     Inside a bin the quantile function is ``least + (most - least) u ** shape``, with the shape
@@ -701,14 +729,13 @@ def _quantile(net: Networks, stage: int, marginal: FloatArray, level: float) -> 
             continue
         last = x
         if below + marginal[x] >= level - 1e-12:
-            bin_ = net.bins[stage, x]
-            spread = bin_["most_s"] - bin_["least_s"]
+            least, spread = bins[x]["least_s"], bins[x]["most_s"] - bins[x]["least_s"]
             if spread <= 0.0:
-                return float(bin_["least_s"])
+                return float(least)
             u = min(1.0, max(0.0, (level - below) / marginal[x]))
-            return float(bin_["least_s"] + spread * u ** bin_["shape"])
+            return float(least + spread * u ** bins[x]["shape"])
         below += marginal[x]
-    return float(net.bins[stage, last]["most_s"])
+    return float(bins[last]["most_s"])
 
 
 # --- What a job shows -------------------------------------------------------------------------
@@ -722,14 +749,14 @@ def _observe(
 
     Returns the number of visible stages that no past job had.
     """
+    stages, work, known = state.stages, scratch.stages, net.stages
     base = templates.first[state.jobs[job]["application"]]
-    work = scratch.stages
-    for c in range(len(net.stages)):
+    for c in range(len(known)):
         work[c]["status"], work[c]["actual"], work[c]["left"] = ABSENT, -1, 0.0
     skipped = 0
     first = state.jobs[job]["first_stage"]
     for s in range(first, first + state.jobs[job]["num_stages"]):
-        stage = state.stages[s]
+        stage = stages[s]
         if stage["visible"] == 0:
             continue
         c = stage["canonical"] - base
@@ -737,7 +764,7 @@ def _observe(
             skipped += 1
             continue
         work[c]["actual"] = s
-        if stage["kind"] != net.stages[c]["kind"]:
+        if stage["kind"] != known[c]["kind"]:
             work[c]["status"] = UNKNOWN
             skipped += 1
         elif stage["completed_tasks"] == stage["num_tasks"]:
@@ -746,27 +773,28 @@ def _observe(
             work[c]["status"] = PRESENT
             left = stage["num_tasks"] - stage["completed_tasks"]
             work[c]["left"] = left / stage["num_tasks"]
-    _mark_undetermined(state, templates, net, scratch, base)
+    _mark_undetermined(state, templates, scratch, len(known), base)
     return skipped
 
 
 @compiled
 def _mark_undetermined(
-    state: ClusterState, templates: TemplateTable, net: Networks, scratch: Scratch, base: int
+    state: ClusterState, templates: TemplateTable, scratch: Scratch, count: int, base: int
 ) -> None:
     """Hidden stages that a visible unfinished stage may still reveal, directly or in turn."""
-    work, stack = scratch.stages, scratch.stack
-    for c in range(len(net.stages)):
+    stages, work, stack = state.stages, scratch.stages, scratch.stack
+    reveals_of, reveals = templates.reveals_of, templates.reveals
+    for c in range(count):
         s = work[c]["actual"]
-        if s < 0 or state.stages[s]["completed_tasks"] == state.stages[s]["num_tasks"]:
+        if s < 0 or stages[s]["completed_tasks"] == stages[s]["num_tasks"]:
             continue
         stack[0] = c
         top = 1
         while top > 0:
             top -= 1
             revealer = base + stack[top]
-            for k in range(templates.reveals_of[revealer], templates.reveals_of[revealer + 1]):
-                other = templates.reveals[k] - base
+            for k in range(reveals_of[revealer], reveals_of[revealer + 1]):
+                other = reveals[k] - base
                 if work[other]["actual"] < 0 and work[other]["status"] == ABSENT:
                     work[other]["status"], work[other]["left"] = UNDETERMINED, 1.0
                     stack[top] = other
@@ -777,42 +805,49 @@ def _mark_undetermined(
 def _set_evidence(state: ClusterState, net: Networks, scratch: Scratch) -> int:
     """Turn what is known into evidence; returns how many values no past job had."""
     _forget(net, scratch)
+    stages, variables, bins = net.stages, net.variables, net.bins
+    known, work, actual = scratch.stages, scratch.variables, state.stages
     clamped = 0
-    for c in range(len(net.stages)):
-        work = scratch.stages[c]
-        status = work["status"]
+    for c in range(len(stages)):
+        status, s = known[c]["status"], known[c]["actual"]
         if status == UNDETERMINED or status == UNKNOWN:
             continue
-        own = net.stages[c]
-        demand = scratch.variables[own["demand"]]
+        v, f = stages[c]["demand"], stages[c]["fanout"]
         if status == ABSENT:
-            demand["high"] = 0
+            work[v]["high"] = 0
         elif status == PRESENT:
-            demand["low"] = 1
+            work[v]["low"] = 1
         else:
-            seconds = state.stages[work["actual"]]["demand"] / TICKS_PER_SECOND
-            states = net.variables[own["demand"]]["states"]
-            bins = net.bins[c, :states]
-            k = 1
-            while k < states - 1 and seconds > (bins[k]["most_s"] + bins[k + 1]["least_s"]) / 2:
-                k += 1
-            demand["low"] = demand["high"] = k
-            clamped += seconds < bins[1]["least_s"] or seconds > bins[states - 1]["most_s"]
-        if own["fanout"] >= 0:
-            fanout = scratch.variables[own["fanout"]]
+            seconds = actual[s]["demand"] / TICKS_PER_SECOND
+            k = _demand_bin(bins[c], variables[v]["states"], seconds)
+            work[v]["low"] = work[v]["high"] = k
+            clamped += seconds < bins[c, k]["least_s"] and k == 1
+            clamped += seconds > bins[c, k]["most_s"] and k == variables[v]["states"] - 1
+        if f >= 0:
             k = 0
             if status != ABSENT:
-                tasks = state.stages[work["actual"]]["num_tasks"]
-                states = net.variables[own["fanout"]]["states"]
-                bins = net.bins[c, :states]
-                k = 1
-                while k < states - 1 and tasks > (
-                    (bins[k]["most_tasks"] + bins[k + 1]["least_tasks"]) / 2
-                ):
-                    k += 1
-                clamped += tasks < bins[k]["least_tasks"] or tasks > bins[k]["most_tasks"]
-            fanout["low"] = fanout["high"] = k
+                tasks = actual[s]["num_tasks"]
+                k = _fanout_bin(bins[c], variables[f]["states"], tasks)
+                clamped += tasks < bins[c, k]["least_tasks"] or tasks > bins[c, k]["most_tasks"]
+            work[f]["low"] = work[f]["high"] = k
     return clamped
+
+
+@compiled
+def _demand_bin(bins: Table, states: int, seconds: float) -> int:
+    """The state of a present demand: that of the nearest bin."""
+    k = 1
+    while k < states - 1 and seconds > (bins[k]["most_s"] + bins[k + 1]["least_s"]) / 2:
+        k += 1
+    return k
+
+
+@compiled
+def _fanout_bin(bins: Table, states: int, tasks: int) -> int:
+    k = 1
+    while k < states - 1 and tasks > (bins[k]["most_tasks"] + bins[k + 1]["least_tasks"]) / 2:
+        k += 1
+    return k
 
 
 # --- Uncertainty reduction --------------------------------------------------------------------
@@ -833,38 +868,43 @@ def _reduction(
     ``sum H(presence of Z, fan-out of Z) * Range(Z)`` over the undetermined stages it may reveal.
     Range is the distance between the two quantiles of a stage's posterior demand.
     """
-    own = net.stages[stage]
+    stages, settings, reach = net.stages, net.settings[0], net.reach
+    known, stack = scratch.stages, scratch.stack
     found = 0
     ranges = 0.0
-    for k in range(own["reach"], own["end_reach"]):
-        c = net.reach[k]
-        if found < net.settings[0]["reachable"] and scratch.stages[c]["status"] <= PRESENT:
-            scratch.stack[found] = net.stages[c]["demand"]
+    for k in range(stages[stage]["reach"], stages[stage]["end_reach"]):
+        c = reach[k]
+        if found < settings["reachable"] and known[c]["status"] <= PRESENT:
+            stack[found] = stages[c]["demand"]
             found += 1
             ranges += beliefs[c]["high_s"] - beliefs[c]["low_s"]
     total = 0.0
     if found > 0 and ranges > 0.0:
-        total = _information(net, scratch, own["demand"], found) * ranges
-    if net.settings[0]["structural"] == 1:
-        for k in range(templates.reveals_of[base + stage], templates.reveals_of[base + stage + 1]):
+        total = _information(net, scratch, stages[stage]["demand"], found) * ranges
+    if settings["structural"] == 1:
+        first, last = templates.reveals_of[base + stage], templates.reveals_of[base + stage + 1]
+        for k in range(first, last):
             c = templates.reveals[k] - base
-            if scratch.stages[c]["status"] == UNDETERMINED:
-                between = beliefs[c]["high_s"] - beliefs[c]["low_s"]
-                total += _structural_entropy(net, scratch, c) * between
+            between = beliefs[c]["high_s"] - beliefs[c]["low_s"]
+            if known[c]["status"] == UNDETERMINED and between > 0.0:
+                v, states = stages[c]["fanout"], 0
+                if v >= 0:
+                    states = net.variables[v]["states"]
+                else:
+                    v = stages[c]["demand"]
+                total += _structural_entropy(scratch.marginal[v], states) * between
     return total
 
 
 @compiled
-def _structural_entropy(net: Networks, scratch: Scratch, stage: int) -> float:
-    """Entropy of a stage's presence and number of tasks together, bits."""
-    v = net.stages[stage]["fanout"]
+def _structural_entropy(marginal: FloatArray, states: int) -> float:
+    """Entropy in bits of a fan-out, or of presence alone where there is none (no states)."""
     total = 0.0
-    if v >= 0:
-        for x in range(net.variables[v]["states"]):
-            total += _plogp(scratch.marginal[v, x])
-        return total
-    absent = scratch.marginal[net.stages[stage]["demand"], 0]
-    return _plogp(absent) + _plogp(1.0 - absent)
+    for x in range(states):
+        total += _plogp(marginal[x])
+    if states == 0:
+        total = _plogp(marginal[0]) + _plogp(1.0 - marginal[0])
+    return total
 
 
 @compiled
@@ -875,16 +915,16 @@ def _plogp(p: float) -> float:
 @compiled
 def _information(net: Networks, scratch: Scratch, x: int, found: int) -> float:
     """I(X; Y_1..Y_M | evidence) in bits; the Ys are the first ``found`` variables on the stack."""
-    work = scratch.variables
+    variables, work, stack = net.variables, scratch.variables, scratch.stack
     top = work[x]["component"]
-    for v in range(len(net.variables)):
+    for v in range(len(variables)):
         work[v]["mark"] = 0
-    _mark_path(net, scratch, x, top)
+    _mark_path(variables, work, x, top)
     last, asked = x, 1
     for k in range(found):
-        y = scratch.stack[k]
+        y = stack[k]
         if work[y]["component"] == top and work[y]["low"] < work[y]["high"]:
-            _mark_path(net, scratch, y, top)
+            _mark_path(variables, work, y, top)
             last = max(last, y)
             asked += 1
     if asked == 1:
@@ -893,7 +933,7 @@ def _information(net: Networks, scratch: Scratch, x: int, found: int) -> float:
     for v in range(last, top - 1, -1):
         if work[v]["mark"] > 0:
             used = _message(net, scratch, v, x, used, asked)
-            if used < 0:
+            if used < 0:  # no room: ask about fewer
                 return _information(net, scratch, x, found - 1)
             if work[v]["asked"] == asked:
                 return _joint_information(scratch, v, x)
@@ -901,15 +941,15 @@ def _information(net: Networks, scratch: Scratch, x: int, found: int) -> float:
 
 
 @compiled
-def _mark_path(net: Networks, scratch: Scratch, v: int, top: int) -> None:
+def _mark_path(variables: Table, work: Table, v: int, top: int) -> None:
     """Mark the buckets from a variable up to the root of its tree."""
     u = v
-    while scratch.variables[u]["mark"] == 0:
-        scratch.variables[u]["mark"] = 1
+    while work[u]["mark"] == 0:
+        work[u]["mark"] = 1
         if u == top:
             break
-        u = net.variables[u]["parent"]
-    scratch.variables[v]["mark"] = 2
+        u = variables[u]["parent"]
+    work[v]["mark"] = 2
 
 
 @compiled
@@ -919,15 +959,20 @@ def _message(net: Networks, scratch: Scratch, v: int, x: int, used: int, asked: 
     Written to ``scratch.messages`` from ``used`` on. Returns where the free space begins, or -1 if
     there is not enough.
     """
-    own, here = net.variables[v], scratch.variables[v]
-    states = own["states"]
+    variables, table, children, up = net.variables, net.table, net.children, net.up
+    work, conditional, messages = scratch.variables, scratch.conditional, scratch.messages
+    weight, product, stack = scratch.weight, scratch.product, scratch.below
+    own, here = variables[v], work[v]
+    states, marked = own["states"], 0
     below, inner, axis = 0, 1, 0
     for k in range(own["child"], own["end_child"]):
-        child = scratch.variables[net.children[k]]
+        child = work[children[k]]
         if child["mark"] > 0:
             below += child["asked"]
             inner *= child["size"]
             axis = child["axis"] if child["axis"] > 0 else axis * child["size"]
+            stack[marked] = children[k]
+            marked += 1
     size = inner
     if here["mark"] == 2:
         below += 1
@@ -936,63 +981,61 @@ def _message(net: Networks, scratch: Scratch, v: int, x: int, used: int, asked: 
             axis = inner
     top = below == asked
     end = used + size * (1 if top else own["num_rows"])
-    if end > len(scratch.messages):
+    if end > len(messages):
         return -1
     here["asked"], here["size"], here["axis"], here["message"] = below, size, axis, used
-    scratch.messages[used:end] = 0.0
-    given = scratch.conditional if here["dirty"] == 1 else net.table
+    for q in range(used, end):
+        messages[q] = 0.0
     for row in range(own["num_rows"]):
-        if here["root"] >= 0 and row != here["root"]:
+        if (here["root"] >= 0 and row != here["root"]) or weight[own["row"] + row] == 0.0:
             continue
-        weight = scratch.weight[own["row"] + row]
-        if weight == 0.0:
-            continue
-        out = used if top else used + row * size
         for state in range(here["low"], here["high"] + 1):
-            p = given[own["entry"] + row * states + state]
+            entry = row * states + state
+            p = conditional[own["entry"] + entry]
+            if here["dirty"] == 0:
+                p = table[own["entry"] + entry]
+            if p == 0.0:
+                continue
+            out = used
             if top:
-                p *= weight
-            if p > 0.0:
-                to = out + (state - here["low"]) * inner if here["mark"] == 2 else out
-                _add_product(net, scratch, v, row * states + state, p, inner, to)
+                p *= weight[own["row"] + row]
+            else:
+                out += row * size
+            if here["mark"] == 2:
+                out += (state - here["low"]) * inner
+            product[0] = p
+            length = 1
+            for k in range(marked - 1):
+                child = work[stack[k]]
+                at = child["message"]
+                at += up[variables[stack[k]]["up"] + entry] * child["size"]
+                for i in range(length - 1, -1, -1):
+                    value = product[i]
+                    for q in range(child["size"]):
+                        product[i * child["size"] + q] = value * messages[at + q]
+                length *= child["size"]
+            if marked == 0:
+                messages[out] += p
+                continue
+            child = work[stack[marked - 1]]
+            at = child["message"] + up[variables[stack[marked - 1]]["up"] + entry] * child["size"]
+            for i in range(length):
+                for q in range(child["size"]):
+                    messages[out + i * child["size"] + q] += product[i] * messages[at + q]
     return end
-
-
-@compiled
-def _add_product(
-    net: Networks, scratch: Scratch, v: int, entry: int, p: float, inner: int, out: int
-) -> None:
-    """Add p times the outer product of the messages from below one entry of a bucket."""
-    product, messages = scratch.product, scratch.messages
-    product[0] = p
-    length = 1
-    for k in range(net.variables[v]["child"], net.variables[v]["end_child"]):
-        u = net.children[k]
-        child = scratch.variables[u]
-        if child["mark"] == 0:
-            continue
-        size = child["size"]
-        start = child["message"] + net.up[net.variables[u]["up"] + entry] * size
-        for i in range(length - 1, -1, -1):
-            value = product[i]
-            for q in range(size):
-                product[i * size + q] = value * messages[start + q]
-        length *= size
-    for q in range(inner):
-        messages[out + q] += product[q]
 
 
 @compiled
 def _joint_information(scratch: Scratch, v: int, x: int) -> float:
     """I(X; the other variables asked about) from the joint distribution at a bucket."""
     here, asked = scratch.variables[v], scratch.variables[x]
-    size, axis = here["size"], here["axis"]
+    joint, alone = scratch.messages, scratch.product
+    start, size, axis = here["message"], here["size"], here["axis"]
     states = asked["high"] - asked["low"] + 1
-    joint = scratch.messages[here["message"] : here["message"] + size]
-    alone = scratch.product[:states]
-    alone[:] = 0.0
+    for state in range(states):
+        alone[state] = 0.0
     information = total = 0.0
-    for block in range(0, size, axis * states):
+    for block in range(start, start + size, axis * states):
         for rest in range(axis):
             others = 0.0
             for state in range(states):
@@ -1058,7 +1101,9 @@ def _update_job(
     row["prior_regular_s"] = networks.tasks[application, 1]["job_s"]
     if mode == BAYES:
         row["clamped"] = _set_evidence(state, net, scratch)
+        _trace(net, scratch)
         _collect(net, scratch)
+        _collect_moments(net, scratch)
         if evidence:
             _distribute(net, scratch)
             _describe_stages(net, scratch, stages)
@@ -1078,20 +1123,22 @@ def _update_job(
 
 @compiled
 def _describe_stages(net: Networks, scratch: Scratch, out: Table) -> None:
-    for c in range(len(net.stages)):
-        status = scratch.stages[c]["status"]
-        if status <= PRESENT:
-            v = net.stages[c]["demand"]
-            _describe(net, c, scratch.marginal[v, : net.variables[v]["states"]], out[c])
+    stages, bins, settings, variables = net.stages, net.bins, net.settings[0], net.variables
+    known, marginal = scratch.stages, scratch.marginal
+    for c in range(len(stages)):
+        if known[c]["status"] <= PRESENT:
+            v = stages[c]["demand"]
+            _describe(bins[c], settings, marginal[v, : variables[v]["states"]], out[c])
         else:
-            _settle(out[c], status)
+            _settle(out[c], known[c]["status"])
         out[c]["reduction"] = 0.0
 
 
 @compiled
 def _recall_prior(net: Networks, scratch: Scratch, out: Table) -> None:
+    known = scratch.stages
     for c in range(len(net.stages)):
-        status = scratch.stages[c]["status"]
+        status = known[c]["status"]
         if status <= PRESENT:
             prior = net.prior[c, status]
             out[c]["presence"], out[c]["demand_s"] = prior["presence"], prior["demand_s"]
@@ -1128,6 +1175,7 @@ def _reduce_ready(
             scratch.variables[net.stages[c]["demand"]]["low"] = 1
             if net.stages[c]["fanout"] >= 0:
                 scratch.variables[net.stages[c]["fanout"]]["low"] = 1
+            _trace(net, scratch)
             _collect(net, scratch)
             _distribute(net, scratch)
         out[c]["reduction"] = _reduction(templates, net, scratch, out, base, c)
@@ -1139,16 +1187,13 @@ def _sum_stages(net: Networks, scratch: Scratch, stages: Table, row: Table) -> N
     row["llm_s"] = row["low_llm_s"] = row["high_llm_s"] = 0.0
     row["regular_s"] = row["low_regular_s"] = row["high_regular_s"] = 0.0
     row["variance_llm"] = row["covariance"] = row["variance_regular"] = 0.0
-    for c in range(len(net.stages)):
-        left = scratch.stages[c]["left"]
+    known, of_network = scratch.stages, net.stages
+    for c in range(len(of_network)):
+        left = known[c]["left"]
         if left > 0.0:
-            stage = stages[c]
-            mean, low, high = (
-                left * stage["demand_s"],
-                left * stage["low_s"],
-                left * stage["high_s"],
-            )
-            _add_demand(row, net.stages[c]["kind"], mean, low, high, 0.0)
+            mean = left * stages[c]["demand_s"]
+            low, high = left * stages[c]["low_s"], left * stages[c]["high_s"]
+            _add_demand(row, of_network[c]["kind"], mean, low, high, 0.0)
 
 
 @compiled
@@ -1170,15 +1215,19 @@ def _add_demand(
 @compiled
 def _add_moments(net: Networks, scratch: Scratch, row: Table) -> None:
     """Variances of what remains: the trees that the evidence leaves are independent."""
-    for v in range(len(net.variables)):
-        here = scratch.variables[v]
-        if here["root"] < 0 or here["low"] == here["high"]:
+    variables, static = net.variables, net.moments
+    work, moments = scratch.variables, scratch.moments
+    for v in range(len(variables)):
+        if work[v]["root"] < 0 or _settled(work[v]):
             continue
-        at = net.variables[v]["row"] + here["root"]
-        moments = scratch.moments if here["dirty"] == 1 else net.moments
-        row["variance_llm"] += max(0.0, moments[at, 2])
-        row["covariance"] += moments[at, 3]
-        row["variance_regular"] += max(0.0, moments[at, 4])
+        at = variables[v]["row"] + work[v]["root"]
+        if work[v]["dirty"] == 1:
+            llm, both, regular = moments[at, 2], moments[at, 3], moments[at, 4]
+        else:
+            llm, both, regular = static[at, 2], static[at, 3], static[at, 4]
+        row["variance_llm"] += max(0.0, llm)
+        row["covariance"] += both
+        row["variance_regular"] += max(0.0, regular)
 
 
 @compiled

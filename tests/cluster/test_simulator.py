@@ -141,10 +141,8 @@ class Lockstep:
         assert state.active[: clock["active"]].tolist() == naive.in_system()
         visible = {self.where[s] for s in np.flatnonzero(state.stages["visible"])}
         assert visible == {(j, s) for j, s in self.where if naive.visible(j, s)}
-        changed = state.changed[: clock["changed"]]
-        assert set(zip(changed, state.jobs["changed"][changed], strict=True)) == set(
-            naive.changes.items()
-        )
+        changed = state.changed[: clock["changed"]].tolist()
+        assert [(j, state.jobs["changed"][j]) for j in changed] == list(naive.changes.items())
         state.jobs["changed"] = NO_CHANGE
         clock["changed"] = 0
         naive.changes.clear()
@@ -217,7 +215,7 @@ def test_a_lone_task_takes_its_demand(latency: LatencyProfile, prompt: int, outp
 
 @st.composite
 def long_episodes(draw: st.DrawFn) -> Episode:
-    bank = draw(banks(max_size=6, max_tokens=800))
+    bank = draw(banks(max_size=6, max_tokens=200))
     count = draw(st.integers(1, 30))
     indices = draw(st.lists(st.integers(0, len(bank) - 1), min_size=count, max_size=count))
     gaps = draw(st.lists(st.floats(0.0, 4.0), min_size=count, max_size=count))
@@ -246,7 +244,8 @@ def test_invariants(episode: Episode) -> None:
     dice = random.Random(episode.seed)
     status, before = simulator.start(state), 0
     while status == DECIDE:
-        legal = [s for s in range(len(state.stages)) if simulator.can_run(state, s)]
+        ready = sorted(state.ready[: state.clock["ready"][0]].tolist())
+        legal = [s for s in ready if simulator.can_run(state, s)]
         assert legal
         wait = simulator.can_wait(state) and dice.random() < episode.waiting
         status = simulator.step(state, -1 if wait else dice.choice(legal))
@@ -255,8 +254,8 @@ def test_invariants(episode: Episode) -> None:
     assert status == FINISHED
     check_each_task_ran_once_and_in_time(state)
     check_capacities(state, episode.cluster)
-    jct = state.jobs["completion"] - state.jobs["arrival"]
-    assert state.clock["job_seconds"][0] == pytest.approx(jct.sum() / TICKS_PER_SECOND, rel=1e-9)
+    jct_s = (state.jobs["completion"] - state.jobs["arrival"]) / TICKS_PER_SECOND
+    assert state.clock["job_seconds"][0] == pytest.approx(jct_s.sum(), rel=1e-9)
     assert state.jobs["attained"].sum() == (state.tasks["end"] - state.tasks["start"]).sum()
     assert state.clock["regular_free"][0] == episode.cluster.regular_executors
     assert not state.engines["running"].any()
