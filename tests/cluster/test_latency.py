@@ -67,7 +67,7 @@ def test_sizes_can_be_replaced() -> None:
 
 
 def test_unknown_names_are_told_the_valid_ones() -> None:
-    with pytest.raises(ClusterError, match="'a100': .*a100_llama2_7b, .*constant"):
+    with pytest.raises(ClusterError, match="'a100'; valid: .*a100_llama2_7b, .*constant"):
         load_cluster("a100")
     with pytest.raises(ClusterError, match="'gpus'; valid: engines, max_batch, regular_exec"):
         load_cluster("constant", gpus=3)
@@ -129,7 +129,7 @@ def test_malformed_files(tmp_path: Path, where: str, value: Any, message: str) -
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("name: [", "line 2: "), ("", "file: not a mapping"), ("- 1", "file: not a mapping")],
+    [("name: [", "line 1: "), ("", "file: not a mapping"), ("- 1", "file: not a mapping")],
 )
 def test_files_that_are_no_cluster(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "bad.yaml"
@@ -177,6 +177,7 @@ def test_profiles_reproduce_the_composed_times(name: str, shared: Path) -> None:
             (int(row["batch"]), int(row["kv_tokens"]), float(row["iter_ms"]))
             for row in _rows(shared / "latency" / "decode_composed.csv")
             if row["config"] == latency.source["fit"]
+            and int(row["kv_tokens"]) <= latency.kv_capacity_tokens  # the others cannot occur
         ]
     )
     found = latency.decode_ticks(decode[:, 0], decode[:, 1]) * 1e-9
@@ -197,9 +198,14 @@ def test_profiles_reproduce_the_measured_times(name: str, shared: Path) -> None:
     gpu = "a100-80gb" if name.startswith("a100") else "h100-80gb"
     prompts: dict[int, list[float]] = defaultdict(list)
     for row in _rows(shared / "latency" / "splitwise_measured.csv"):
-        setting = (row["model"], row["hardware"], row["tensor_parallel"], row["batch_size"])
-        if setting == ("llama2-70b", gpu, "4", "1"):
-            prompts[int(row["prompt_size"])].append(float(row["prompt_ms"]))
+        if (row["model"], row["hardware"], row["tensor_parallel"]) != ("llama2-70b", gpu, "4"):
+            continue
+        batch, prompt, output = (int(row[f"{x}_size"]) for x in ("batch", "prompt", "token"))
+        iteration = latency.decode_ticks(batch, batch * (prompt + output // 2)) * 1e-9
+        error_pct = 100 * abs(iteration / float(row["token_ms"]) - 1)
+        assert error_pct <= 1.01 * latency.error["decode_max_pct"]
+        if batch == 1:
+            prompts[prompt].append(float(row["prompt_ms"]))
     sizes = sorted(size for size in prompts if 128 <= size <= 8192)
     measured = np.array([np.median(prompts[size]) for size in sizes])
     _check_error(latency.prefill_ticks(sizes) * 1e-9, measured, latency, "prefill")
@@ -211,8 +217,8 @@ def _check_error(
     """The stated errors are those of the rows (which are printed with a few digits less)."""
     error_pct = 100 * np.abs(found / measured - 1)
     assert len(measured) == latency.error[f"{what}_points"]
-    assert error_pct.mean() == pytest.approx(latency.error[f"{what}_mape_pct"], rel=0.01)
-    assert error_pct.max() == pytest.approx(latency.error[f"{what}_max_pct"], rel=0.01)
+    assert error_pct.mean() == pytest.approx(latency.error[f"{what}_mape_pct"], rel=0.02)
+    assert error_pct.max() == pytest.approx(latency.error[f"{what}_max_pct"], rel=0.02)
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:

@@ -16,7 +16,9 @@ from llmsched_gym.cluster import simulator
 from llmsched_gym.cluster.latency import Cluster, LatencyProfile, load_cluster
 from llmsched_gym.cluster.simulator import DECIDE, FINISHED, TRUNCATED
 from llmsched_gym.cluster.state import (
+    ENGINE,
     EVIDENCE,
+    LATENCY,
     NO_CHANGE,
     PROGRESS,
     TICKS_PER_SECOND,
@@ -208,6 +210,28 @@ def test_a_lone_task_takes_its_demand(latency: LatencyProfile, prompt: int, outp
     assert state.tasks["end"][0] == state.tasks["demand"][0] == state.stages["demand"][0]
     assert state.tasks["end"][0] == latency.demand_ticks(prompt, output)
     assert state.tasks["end"][0] == lone_task_ticks(latency, prompt, output)
+
+
+@given(
+    a=st.integers(1, 10**11),
+    d=st.integers(0, 10**7),
+    b=st.integers(1, 256),
+    kv=st.integers(1, 10**6),
+    count=st.integers(1, 10**5),
+    off=st.integers(-2, 2),
+)
+@settings(derandomize=True)
+def test_counting_whole_iterations_is_exact(
+    a: int, d: int, b: int, kv: int, count: int, off: int
+) -> None:
+    def ticks(m: int) -> int:
+        return m * (a + d * kv) + d * b * m * (m - 1) // 2
+
+    latency, engine = np.zeros(1, LATENCY)[0], np.zeros(1, ENGINE)[0]
+    latency["a"], latency["d"], engine["decoding"], engine["kv"] = a, d, b, kv
+    elapsed = max(0, ticks(count) + off)
+    m = simulator._whole_iterations(latency, engine, elapsed)
+    assert ticks(m) <= elapsed < ticks(m + 1)
 
 
 # --- Invariants, on episodes too long for the naive simulator ---
