@@ -350,6 +350,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     adds the traceback.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    arguments.sort(key=lambda argument: not argument.startswith("-"))  # argparse: flags first
     for argument in arguments:
         if argument.startswith("-") and not _is_flag(argument):
             _fail(InputError(f"unknown flag {argument!r}, choose from {', '.join(FLAGS)}"))

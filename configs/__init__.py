@@ -22,7 +22,7 @@ from llmsched_gym.workload.mixes import WORKLOADS
 
 @dataclass
 class WorkloadOptions:
-    """What arrives, and when."""
+    """When jobs arrive."""
 
     name: str = MISSING
     load: float = 1.3  # offered to the LLM slots; 1 fills them
@@ -30,11 +30,17 @@ class WorkloadOptions:
     arrivals: str = "poisson"  # poisson, recorded or burst
     arrivals_path: str | None = None  # the CSV file of recorded arrivals
     arrivals_column: str | None = None  # its column of timestamps
+
+
+@dataclass
+class GeneratedJobs(WorkloadOptions):
+    """Jobs of the paper's applications."""
+
     jobs_per_application: int = 500  # generated, for episodes to draw from
 
 
 @dataclass
-class TraceOptions(WorkloadOptions):
+class TracedJobs(WorkloadOptions):
     """Real jobs."""
 
     path: str | None = None  # a JSONL file or a folder of them
@@ -76,12 +82,12 @@ def register_groups() -> None:
 def groups() -> dict[str, dict[str, Any]]:
     """The choices of each group, with their options."""
     policies = {name: {"name": name} | policy_options(policy) for name, policy in POLICIES.items()}
-    workloads = {name: WorkloadOptions(name=name) for name in WORKLOADS}
+    workloads = {name: GeneratedJobs(name=name) for name in WORKLOADS}
     clusters = {name: ClusterOptions(name=name) for name in CLUSTERS}
     beliefs = {name: BeliefOptions(name=name) for name in BELIEFS}
     return {
         "policy": policies | {"custom": {"name": "custom", "path": MISSING}},
-        "workload": workloads | {"traces": TraceOptions(name="traces")},
+        "workload": workloads | {"traces": TracedJobs(name="traces")},
         "cluster": clusters | {"custom": CustomCluster(name="custom")},
         "belief": beliefs | {"none": {"name": "none"}},
     }

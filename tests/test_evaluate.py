@@ -21,10 +21,8 @@ from llmsched_gym.env.scheduling import BELIEFS
 from llmsched_gym.workload.mixes import WORKLOADS, make_workload
 
 ROOT = Path(evaluate.__file__).parent
-TINY = (
-    *("workload=task_automation", "workload.jobs_per_application=40"),
-    *("episodes=2", "num_jobs=10", "processes=1", "workload.load=2"),
-)
+TINY = ("episodes=2", "num_jobs=10", "processes=1", "workload.load=2")
+GENERATED = ("workload=task_automation", "workload.jobs_per_application=40")
 FILES = ["episodes.csv", "jct_by_policy.png", "jct_cdf.png", "jobs.csv", "summary.json"]
 
 Command = Callable[..., tuple[int, str, str]]
@@ -44,7 +42,8 @@ def command(
         os.environ["HYDRA_FULL_ERROR"] = "0"
         code: Any = 0
         try:
-            evaluate.main([*TINY, *arguments])
+            traced = "workload=traces" in arguments
+            evaluate.main([*TINY, *(() if traced else GENERATED), *arguments])
         except SystemExit as error:
             code = error.code
         return code, *capfd.readouterr()
@@ -68,14 +67,13 @@ def test_files_agree_with_each_other(command: Command) -> None:
     assert sorted(os.listdir("out")) == FILES
     assert os.listdir() == ["out"]
     episodes, jobs = rows(Path("out/episodes.csv")), rows(Path("out/jobs.csv"))
-    assert (
-        list(episodes[0])
-        == (
-            "policy workload cluster load seed episode num_jobs mean_jct_s p50_jct_s p95_jct_s "
-            "p99_jct_s makespan_s decisions decision_us"
-        ).split()
-    )
-    assert list(jobs[0]) == "policy episode job application arrival_s completion_s jct_s".split()
+    assert list(episodes[0]) == [
+        *("policy", "workload", "cluster", "load", "seed", "episode", "num_jobs"),
+        *("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "makespan_s"),
+        *("decisions", "decision_us"),
+    ]
+    job_columns = ["policy", "episode", "job", "application", "arrival_s", "completion_s", "jct_s"]
+    assert list(jobs[0]) == job_columns
     policies = ["llmsched", "fcfs", "fair", "sjf", "srtf", "srtf_oracle"]
     assert [row["policy"] for row in episodes] == [name for name in policies for _ in range(2)]
     assert len(jobs) == 6 * 2 * 10
@@ -84,9 +82,9 @@ def test_files_agree_with_each_other(command: Command) -> None:
         assert float(row["jct_s"]) == pytest.approx(jct)
     for row in episodes:
         mine = {"policy": row["policy"], "episode": row["episode"]}
-        jct = column(jobs, "jct_s", **mine)
-        assert float(row["mean_jct_s"]) == pytest.approx(np.mean(jct))
-        assert float(row["p95_jct_s"]) == pytest.approx(np.percentile(jct, 95))
+        times = column(jobs, "jct_s", **mine)
+        assert float(row["mean_jct_s"]) == pytest.approx(np.mean(times))
+        assert float(row["p95_jct_s"]) == pytest.approx(np.percentile(times, 95))
         assert float(row["makespan_s"]) == max(column(jobs, "completion_s", **mine))
         assert (row["load"], row["seed"], row["num_jobs"]) == ("2.0", "0", "10")
         assert int(row["decisions"]) >= 10
@@ -158,7 +156,14 @@ def test_in_a_process_of_its_own(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [
-            *(sys.executable, str(ROOT / "evaluate.py"), *TINY, "processes=2", "baselines=[sjf]"),
+            *(
+                sys.executable,
+                str(ROOT / "evaluate.py"),
+                *TINY,
+                *GENERATED,
+                "processes=2",
+                "baselines=[sjf]",
+            ),
             *("policy=custom", "policy.path=mine:Youngest", "+policy.sign=-1"),
         ],
         cwd=tmp_path,
@@ -190,8 +195,8 @@ def test_help_lists_every_choice(command: Command) -> None:
 
 def test_every_option_of_a_workload_can_be_set() -> None:
     options = set(inspect.signature(make_workload).parameters)
-    (of_traces,) = [node for name, node in groups()["workload"].items() if name == "traces"]
-    assert set(vars(of_traces)) == options | {"load", "arrival_rate"}
+    named = {key for node in groups()["workload"].values() for key in vars(node)}
+    assert named == options | {"load", "arrival_rate"}
 
 
 def test_one_episode_has_no_intervals_and_a_rate_no_load(command: Command) -> None:
@@ -218,7 +223,8 @@ def test_baselines_are_not_run_twice(command: Command) -> None:
     command("policy=srtf", "baselines=[srtf,fcfs,fcfs]", "output_dir=out")
     policies = json.loads(Path("out/summary.json").read_text())["policies"]
     assert list(policies) == ["srtf", "fcfs", "srtf_oracle"]
-    command("policy.epsilon=1", "baselines=[llmsched]", "output_dir=out")
+    busy = ("workload.load=20", "num_jobs=20", "output_dir=out")
+    command("policy.epsilon=1", "baselines=[llmsched]", *busy)
     policies = json.loads(Path("out/summary.json").read_text())["policies"]
     assert list(policies) == ["llmsched", "llmsched (defaults)", "srtf_oracle"]
     assert policies["llmsched"]["mean_jct"] != policies["llmsched (defaults)"]["mean_jct"]
@@ -236,9 +242,10 @@ TASK = {"prompt_tokens": 20, "output_tokens": 10}
 
 def job(**changes: Any) -> dict[str, Any]:
     """Two stages; the changes are of the second."""
-    plan = {"id": 0, "name": "plan", "kind": "llm", "parents": [], "tasks": [TASK]}
-    run = {"id": 1, "name": "run", "kind": "regular", "parents": [0], "tasks": [{"duration_s": 1}]}
-    return {"app": "mine", "job_id": "1", "stages": [plan, run | changes]}
+    known: dict[str, Any] = {"parents": [], "revealed_by": None}
+    plan = {"id": 0, "name": "plan", "kind": "llm", "tasks": [TASK], **known}
+    run = {"id": 1, "name": "run", "kind": "regular", "tasks": [{"duration_s": 1.5}], **known}
+    return {"app": "mine", "job_id": "1", "stages": [plan, run | {"parents": [0]} | changes]}
 
 
 def lines(*jobs: dict[str, Any]) -> str:
@@ -254,7 +261,7 @@ def test_traces_and_a_cluster_of_ones_own(command: Command) -> None:
     preset = ROOT / "llmsched_gym/cluster/presets/constant.yaml"
     Path("my.yaml").write_text(preset.read_text().replace("name: constant", "name: mine"))
     code, out, err = command(
-        *("workload=traces", "~workload.jobs_per_application", "workload.path=jobs.jsonl"),
+        *("workload=traces", "workload.path=jobs.jsonl"),
         *("cluster=custom", "cluster.path=my.yaml", "cluster.engines=1", "output_dir=out"),
     )
     assert (code, err) == (0, "")
@@ -353,7 +360,7 @@ def test_bad_input_ends_with_one_line(command: Command, arguments: str, message:
 def test_bad_input_in_a_process_of_its_own(tmp_path: Path) -> None:
     for argument in ("policy=best", "cluster=custom", "policy.epsilon=2"):
         done = subprocess.run(
-            [sys.executable, str(ROOT / "evaluate.py"), *TINY, argument],
+            [sys.executable, str(ROOT / "evaluate.py"), *TINY, *GENERATED, argument],
             cwd=tmp_path,
             capture_output=True,
             text=True,
