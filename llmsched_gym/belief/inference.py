@@ -78,7 +78,7 @@ APPLICATION = np.dtype(
     [
         (name, np.int64)
         for name in (
-            *("stages", "variables", "rows", "entries", "cells"),
+            *("stages", "variables", "rows", "entries"),
             *("separators", "children", "up", "reach"),
         )
     ]
@@ -99,9 +99,6 @@ NETWORK_STAGE = np.dtype(
         ("kind", np.int64),
         ("demand", np.int64),  # variable
         ("fanout", np.int64),  # variable, -1 if none
-        ("cell", np.int64),  # first of its rows in the table of cells
-        ("cells", np.int64),  # states of its fan-out, 1 if the number of tasks does not vary
-        ("stride", np.int64),  # of its fan-out in the rows of its demand's bucket
         ("reach", np.int64),  # its part of the list of reachable stages
         ("end_reach", np.int64),
         ("variance", np.float64),  # of its demand before any evidence, s^2
@@ -114,8 +111,8 @@ BIN = np.dtype(
         ("least_s", np.float64),  # of the demand
         ("mean_s", np.float64),
         ("most_s", np.float64),
-        ("variance", np.float64),  # once the number of tasks is known
-        ("tasks", np.float64),  # mean number of tasks
+        ("variance", np.float64),
+        ("shape", np.float64),  # exponent of the quantile function inside the bin
         ("least_tasks", np.float64),  # of the fan-out
         ("most_tasks", np.float64),
     ]
@@ -179,7 +176,6 @@ class Networks(NamedTuple):
     stages: Table  # NETWORK_STAGE [C]
     prior: Table  # BELIEF_STAGE [C, 2]: before any evidence, given presence alone
     bins: Table  # BIN [C, most states]
-    cells: FloatArray  # [cells, most states] mean demand by fan-out and demand state, s
     variables: Table  # VARIABLE [V]
     table: FloatArray  # [entries] P(variable | separator) without evidence below
     moments: FloatArray  # [rows, 5] of the demand in and below a bucket, without evidence
@@ -200,8 +196,6 @@ class Scratch(NamedTuple):
     weight: FloatArray  # [rows] P(separator | evidence)
     moments: FloatArray  # [rows, 5] of what remains in and below the bucket
     marginal: FloatArray  # [variables, most states]
-    means: FloatArray  # [stages, most states] demand given its state, s
-    squares: FloatArray  # its second moment, s^2
     stack: IntArray
     below: IntArray
     messages: FloatArray
@@ -256,7 +250,6 @@ def compile_profile(profile: BeliefProfile, applications: Sequence[str]) -> Netw
         stages=joined("stages", np.zeros(0, NETWORK_STAGE)),
         prior=np.zeros((len(bins), 2), BELIEF_STAGE),
         bins=bins,
-        cells=_padded([row for part in parts for row in part["cells"]], width),
         variables=joined("variables", np.zeros(0, VARIABLE)),
         table=joined("entries", np.zeros(0)),
         moments=joined("rows", np.zeros((0, 5))),
@@ -284,13 +277,11 @@ def _fill_bins(row: Table, demand: Any, tasks: Any) -> None:
     states = slice(0, len(demand))
     row["least_s"][states], row["mean_s"][states] = demand.least, demand.mean
     row["most_s"][states], row["variance"][states] = demand.most, demand.variance
-    row["tasks"][states] = demand.tasks
+    spread = demand.mean - demand.least > 1e-12 * np.maximum(demand.most, 1e-300)
+    above = np.where(spread, demand.mean - demand.least, 1.0)
+    row["shape"][states] = np.where(spread, (demand.most - demand.mean) / above, 1.0)
     states = slice(0, len(tasks))
     row["least_tasks"][states], row["most_tasks"][states] = tasks.least, tasks.most
-
-
-def _padded(rows: list[FloatArray], width: int) -> FloatArray:
-    return np.array([np.pad(row, (0, width - len(row))) for row in rows]).reshape(-1, width)
 
 
 def _compile(network: Network, template: Template) -> dict[str, Any]:
@@ -313,16 +304,10 @@ def _compile(network: Network, template: Template) -> dict[str, Any]:
     stage_of = np.full(len(states), -1, np.int64)
     stage_of[network.demand] = np.arange(len(network.demand))
     reach = [_reachable(network, stage) for stage in range(len(network.demand))]
-    cells = [_cells(network, stage) for stage in range(len(network.demand))]
 
     stages = np.zeros(len(network.demand), NETWORK_STAGE)
     stages["kind"] = template.kinds
     stages["demand"], stages["fanout"] = network.demand, network.fanout
-    stages["cell"], stages["cells"] = _ranges(cells)[0], [len(rows) for rows in cells]
-    stages["stride"] = [
-        dict(zip(separators[v], strides[v], strict=True))[f] if len(rows) > 1 else 1
-        for v, f, rows in zip(network.demand, network.fanout, cells, strict=True)
-    ]
     stages["reach"], stages["end_reach"] = _ranges(reach)
     variables = np.zeros(len(states), VARIABLE)
     variables["states"], variables["stage"], variables["parent"] = states, stage_of, parents
@@ -338,8 +323,7 @@ def _compile(network: Network, template: Template) -> dict[str, Any]:
         "stages": stages,
         "variables": variables,
         "bins": list(zip(network.demand_bins, network.fanout_bins, strict=True)),
-        "cells": [row for rows in cells for row in rows],
-        "rows": _static_moments(network, stages, stage_of, cells, tables, children, maps),
+        "rows": _static_moments(network, template, stage_of, tables, children, maps),
         "entries": np.concatenate([table.ravel() for table in tables]),
         "separators": flat,
         "children": _flat(children),
@@ -409,19 +393,10 @@ def _reachable(network: Network, stage: int) -> list[int]:
     return sorted(found, key=lambda s: (distance[int(network.demand[s])], s))
 
 
-def _cells(network: Network, stage: int) -> FloatArray:
-    """A stage's mean demand in each bin: [states of its fan-out, or 1; states of its demand]."""
-    bins = network.demand_bins[stage]
-    if len(network.fanout_bins[stage]) <= 2:
-        return bins.mean[None]
-    return bins.given(network.fanout_bins[stage].mean)
-
-
 def _static_moments(
     network: Network,
-    stages: Table,
+    template: Template,
     stage_of: IntArray,
-    cells: list[FloatArray],
     tables: list[FloatArray],
     children: list[list[int]],
     maps: list[IntArray],
@@ -435,10 +410,8 @@ def _static_moments(
         table, stage = tables[variable], stage_of[variable]
         below = np.zeros((*table.shape, 5))
         if stage >= 0:
-            own = stages[stage]
-            fanout = np.arange(len(table)) // own["stride"] % own["cells"]
-            below[..., own["kind"]] = cells[stage][fanout]
-            below[..., 2 + 2 * own["kind"]] = network.demand_bins[stage].variance
+            bins, kind = network.demand_bins[stage], template.kinds[stage]
+            below[..., kind], below[..., 2 + 2 * kind] = bins.mean, bins.variance
         for child in children[variable]:
             below += moments[child][maps[child]].reshape(*table.shape, 5)
         below[..., 2:] += _products(below)
@@ -481,8 +454,6 @@ def new_beliefs(num_jobs: int, networks: Networks) -> Beliefs:
             weight=np.zeros(most["rows"]),
             moments=np.zeros((most["rows"], 5)),
             marginal=np.zeros((most["variables"], width)),
-            means=np.zeros((most["stages"], width)),
-            squares=np.zeros((most["stages"], width)),
             stack=np.zeros(max(most["stages"], int(networks.settings["reachable"][0])), np.int64),
             below=np.zeros(most["variables"], np.int64),
             messages=np.zeros(MESSAGES),
@@ -502,7 +473,6 @@ def _select(networks: Networks, application: int) -> Networks:
         networks.stages[start["stages"] : end["stages"]],
         networks.prior[start["stages"] : end["stages"]],
         networks.bins[start["stages"] : end["stages"]],
-        networks.cells[start["cells"] : end["cells"]],
         networks.variables[start["variables"] : end["variables"]],
         networks.table[start["entries"] : end["entries"]],
         networks.moments[start["rows"] : end["rows"]],
@@ -610,10 +580,10 @@ def _normalise_rows(
 @compiled
 def _collect_moments(net: Networks, scratch: Scratch) -> None:
     """Moments of what remains in and below each bucket that evidence reaches, row by row."""
-    variables, stages, bins, cells = net.variables, net.stages, net.bins, net.cells
+    variables, stages, bins = net.variables, net.stages, net.bins
     children, up, static = net.children, net.up, net.moments
-    known, work, conditional = scratch.stages, scratch.variables, scratch.conditional
-    moments, means = scratch.moments, scratch.means
+    lefts, work, conditional = scratch.stages, scratch.variables, scratch.conditional
+    moments = scratch.moments
     for v in range(len(variables) - 1, -1, -1):
         own, here = variables[v], work[v]
         if here["dirty"] == 0 or _settled(here):
@@ -622,7 +592,8 @@ def _collect_moments(net: Networks, scratch: Scratch) -> None:
         start, end = 0, own["num_rows"]
         if here["root"] >= 0:
             start, end = here["root"], here["root"] + 1
-        left = known[stage]["left"] if stage >= 0 else 0.0
+        left = lefts[stage]["left"] if stage >= 0 else 0.0
+        regular = left > 0.0 and stages[stage]["kind"] == 1
         for row in range(start, end):
             m0 = m1 = m2 = m3 = m4 = 0.0
             for x in range(here["low"], here["high"] + 1):
@@ -631,12 +602,9 @@ def _collect_moments(net: Networks, scratch: Scratch) -> None:
                     continue
                 e0 = e1 = e2 = e3 = e4 = 0.0
                 if left > 0.0:
-                    mean = left * means[stage, x]
-                    if known[stage]["status"] == UNDETERMINED:
-                        f = row // stages[stage]["stride"] % stages[stage]["cells"]
-                        mean = cells[stages[stage]["cell"] + f, x]
+                    mean = left * bins[stage, x]["mean_s"]
                     variance = left * left * bins[stage, x]["variance"]
-                    if stages[stage]["kind"] == 1:
+                    if regular:
                         e1, e4 = mean, variance
                     else:
                         e0, e2 = mean, variance
@@ -717,50 +685,38 @@ def _fill_prior(net: Networks, scratch: Scratch) -> None:
     _trace(net, scratch)
     _distribute(net, scratch)
     for c in range(len(net.stages)):
-        _guess_tasks(net, scratch, c)
         v = net.stages[c]["demand"]
         marginal = scratch.marginal[v, : net.variables[v]["states"]]
-        means, squares = scratch.means[c], scratch.squares[c]
-        prior, settings = net.prior[c], net.settings[0]
-        net.stages[c]["variance"] = _describe(
-            net.bins[c], means, squares, marginal, settings, prior[0]
-        )
+        variance = _describe(net.bins[c], net.settings[0], marginal, net.prior[c, 0])
+        net.stages[c]["variance"] = variance
         present = 1.0 - marginal[0]
         marginal[0] = 0.0
         for x in range(1, len(marginal)):
             marginal[x] = marginal[x] / present if present > 0.0 else 1.0 / (len(marginal) - 1)
-        net.stages[c]["variance_present"] = _describe(
-            net.bins[c], means, squares, marginal, settings, prior[1]
-        )
+        variance = _describe(net.bins[c], net.settings[0], marginal, net.prior[c, 1])
+        net.stages[c]["variance_present"] = variance
 
 
 @compiled
-def _describe(
-    bins: Table,
-    means: FloatArray,
-    squares: FloatArray,
-    marginal: FloatArray,
-    settings: Table,
-    out: Table,
-) -> float:
+def _describe(bins: Table, settings: Table, marginal: FloatArray, out: Table) -> float:
     """Summarise the posterior of a stage's demand; returns its variance."""
     mean = square = entropy = 0.0
     for x in range(len(marginal)):
         p = marginal[x]
         if p > 0.0:
-            mean += p * means[x]
-            square += p * squares[x]
+            mean += p * bins[x]["mean_s"]
+            square += p * (bins[x]["variance"] + bins[x]["mean_s"] * bins[x]["mean_s"])
             entropy -= p * math.log2(p)
     out["presence"] = 1.0 - marginal[0]
     out["demand_s"] = mean
     out["entropy_bits"] = max(0.0, entropy)
-    out["low_s"] = _quantile(bins, means, marginal, settings["low"])
-    out["high_s"] = _quantile(bins, means, marginal, settings["high"])
+    out["low_s"] = _quantile(bins, marginal, settings["low"])
+    out["high_s"] = _quantile(bins, marginal, settings["high"])
     return max(0.0, square - mean * mean)
 
 
 @compiled
-def _quantile(bins: Table, means: FloatArray, marginal: FloatArray, level: float) -> float:
+def _quantile(bins: Table, marginal: FloatArray, level: Any) -> float:
     """A quantile of a stage's demand: of the mixture of its bins, weighted by ``marginal``.
 
     Inside a bin the quantile function is ``least + (most - least) u ** shape``, with the shape
@@ -773,11 +729,11 @@ def _quantile(bins: Table, means: FloatArray, marginal: FloatArray, level: float
             continue
         last = x
         if below + marginal[x] >= level - 1e-12:
-            least, most = bins[x]["least_s"], bins[x]["most_s"]
-            if means[x] <= least or means[x] >= most:
-                return float(means[x])
+            least, spread = bins[x]["least_s"], bins[x]["most_s"] - bins[x]["least_s"]
+            if spread <= 0.0:
+                return float(least)
             u = min(1.0, max(0.0, (level - below) / marginal[x]))
-            return float(least + (most - least) * u ** ((most - means[x]) / (means[x] - least)))
+            return float(least + spread * u ** bins[x]["shape"])
         below += marginal[x]
     return float(bins[last]["most_s"])
 
@@ -851,7 +807,6 @@ def _set_evidence(state: ClusterState, net: Networks, scratch: Scratch) -> int:
     _forget(net, scratch)
     stages, variables, bins = net.stages, net.variables, net.bins
     known, work, actual = scratch.stages, scratch.variables, state.stages
-    means, squares = scratch.means, scratch.squares
     clamped = 0
     for c in range(len(stages)):
         status, s = known[c]["status"], known[c]["actual"]
@@ -862,7 +817,6 @@ def _set_evidence(state: ClusterState, net: Networks, scratch: Scratch) -> int:
             work[v]["high"] = 0
         elif status == PRESENT:
             work[v]["low"] = 1
-            _know_tasks(bins[c], stages[c]["cells"], actual[s]["num_tasks"], means[c], squares[c])
         else:
             seconds = actual[s]["demand"] / TICKS_PER_SECOND
             k = _demand_bin(bins[c], variables[v]["states"], seconds)
@@ -877,49 +831,6 @@ def _set_evidence(state: ClusterState, net: Networks, scratch: Scratch) -> int:
                 clamped += tasks < bins[c, k]["least_tasks"] or tasks > bins[c, k]["most_tasks"]
             work[f]["low"] = work[f]["high"] = k
     return clamped
-
-
-@compiled
-def _know_tasks(
-    bins: Table, cells: int, tasks: int, means: FloatArray, squares: FloatArray
-) -> None:
-    """Moments of a stage's demand in each bin, its number of tasks being known."""
-    for x in range(len(bins)):
-        mean = bins[x]["mean_s"]
-        if cells > 1 and bins[x]["tasks"] > 0.0:
-            mean = min(max(mean * tasks / bins[x]["tasks"], bins[x]["least_s"]), bins[x]["most_s"])
-        means[x] = mean
-        squares[x] = mean * mean + bins[x]["variance"]
-
-
-@compiled
-def _guess_tasks(net: Networks, scratch: Scratch, c: int) -> None:
-    """Moments of a stage's demand in each bin, over what its number of tasks may be."""
-    stage, bins, cells = net.stages[c], net.bins[c], net.cells
-    own, here = net.variables[stage["demand"]], scratch.variables[stage["demand"]]
-    joint, marginal = scratch.joint, scratch.marginal[stage["demand"]]
-    means, squares = scratch.means[c], scratch.squares[c]
-    states = own["states"]
-    if stage["cells"] == 1:
-        for x in range(states):
-            means[x] = bins[x]["mean_s"]
-            squares[x] = means[x] * means[x] + bins[x]["variance"]
-        return
-    for x in range(states):
-        means[x] = squares[x] = 0.0
-    start, end = 0, own["num_rows"]
-    if here["root"] >= 0:
-        start, end = here["root"], here["root"] + 1
-    for row in range(start, end):
-        cell = stage["cell"] + row // stage["stride"] % stage["cells"]
-        for x in range(states):
-            p = joint[own["entry"] + row * states + x]
-            means[x] += p * cells[cell, x]
-            squares[x] += p * cells[cell, x] * cells[cell, x]
-    for x in range(states):
-        if marginal[x] > 0.0:
-            means[x] /= marginal[x]
-            squares[x] = squares[x] / marginal[x] + bins[x]["variance"]
 
 
 @compiled
@@ -1214,14 +1125,10 @@ def _update_job(
 def _describe_stages(net: Networks, scratch: Scratch, out: Table) -> None:
     stages, bins, settings, variables = net.stages, net.bins, net.settings[0], net.variables
     known, marginal = scratch.stages, scratch.marginal
-    means, squares = scratch.means, scratch.squares
     for c in range(len(stages)):
         if known[c]["status"] <= PRESENT:
-            if known[c]["status"] == UNDETERMINED:
-                _guess_tasks(net, scratch, c)
             v = stages[c]["demand"]
-            probability = marginal[v, : variables[v]["states"]]
-            _describe(bins[c], means[c], squares[c], probability, settings, out[c])
+            _describe(bins[c], settings, marginal[v, : variables[v]["states"]], out[c])
         else:
             _settle(out[c], known[c]["status"])
         out[c]["reduction"] = 0.0

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,7 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 CANDIDATES = 8  # parents tried per variable: those with the largest BIC gain alone
-PRIOR_JOBS = (0.1, 0.3, 1.0, 3.0, 10.0)  # weights of the prior in a row of a table that are tried
-UNSEEN_JOBS = 0.01  # weight of a state that is possible and was never seen
+UNSEEN_JOBS = 0.01  # weight, in jobs, of a state that is possible and was never seen
 IMPOSSIBLE_JOBS = 1e-4  # weight of what the template rules out: a round after the last one
 
 
@@ -41,6 +40,7 @@ class BeliefSettings:
         there are more values than this. Default 8.
     max_parents : parents of a variable at most, default 2.
     min_jobs : an application with fewer past jobs gets a plain prior without edges. Default 20.
+    prior_jobs : weight, in jobs, of the prior in every row of a conditional table. Default 1.
     low, high : the quantiles that bound a stage's demand, default 0.05 and 0.95.
     reachable : how many reachable stages the uncertainty reduction looks at (M), default 4.
     structural : whether it counts what a stage's completion reveals, default True.
@@ -55,6 +55,7 @@ class BeliefSettings:
     fanouts: int = 8
     max_parents: int = 2
     min_jobs: int = 20
+    prior_jobs: float = 1.0
     low: float = 0.05
     high: float = 0.95
     reachable: int = 4
@@ -66,6 +67,8 @@ class BeliefSettings:
                 raise ValueError(f"{name}: {getattr(self, name)} is below {least}")
         if not 0 <= self.reachable <= 4:
             raise ValueError(f"reachable: {self.reachable} is not between 0 and 4")
+        if not self.prior_jobs > 0:
+            raise ValueError(f"prior_jobs: {self.prior_jobs} is not above 0")
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"low, high: 0 <= {self.low} <= {self.high} <= 1 does not hold")
 
@@ -77,36 +80,27 @@ class Bins:
     Attributes
     ----------
     least, mean, most : float64 [states], of the past values in each bin; 0 for state 0.
-    tasks : float64 [states], the mean number of tasks of the past stages in each bin.
-    variance : float64 [states], mean squared distance of the past values from ``given``.
+    variance : float64 [states], of the past values in each bin.
     """
 
     least: FloatArray
     mean: FloatArray
     most: FloatArray
-    tasks: FloatArray
     variance: FloatArray
 
     @classmethod
-    def fit(cls, values: FloatArray, tasks: FloatArray, bins: int) -> Bins:
+    def fit(cls, values: FloatArray, bins: int) -> Bins:
         """Quantile bins of the values (any number of them), fewer if few values are distinct."""
         if len(values) == 0:
-            values, tasks = np.zeros(1), np.ones(1)
+            values = np.zeros(1)
         distinct = np.unique(values)
         if len(distinct) <= bins:
             number = np.searchsorted(distinct, values)
         else:
             inner = np.quantile(values, np.arange(1, bins) / bins)
             _, number = np.unique(np.searchsorted(inner, values), return_inverse=True)
-        groups = [number == bin_ for bin_ in range(number.max() + 1)]
-
-        def of(column: FloatArray, statistic: Callable[..., Any]) -> FloatArray:
-            return np.array([0.0, *(statistic(column[group]) for group in groups)])
-
-        least, mean, most = (of(values, f) for f in (np.min, np.mean, np.max))
-        fitted = cls(least, mean, most, of(tasks, np.mean), np.zeros(len(groups) + 1))
-        error = values - fitted.given(tasks)[np.arange(len(values)), number + 1]
-        return replace(fitted, variance=of(error**2, np.mean))
+        groups = [values[number == bin_] for bin_ in range(number.max() + 1)]
+        return cls(*(_with_absent(groups, f) for f in (np.min, np.mean, np.max, np.var)))
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -120,15 +114,9 @@ class Bins:
         """The states of values that are present: each goes to the nearest bin."""
         return 1 + np.searchsorted(self.edges, values)
 
-    def given(self, tasks: FloatArray) -> FloatArray:
-        """The mean of each bin for a number of tasks: [len(tasks), states].
 
-        Inside a bin, demand is proportional to the number of tasks as far as the bin reaches.
-        """
-        ratio = np.divide(
-            tasks[:, None], self.tasks, out=np.zeros((len(tasks), len(self))), where=self.tasks > 0
-        )
-        return np.clip(self.mean * ratio, self.least, self.most)
+def _with_absent(groups: list[FloatArray], statistic: Callable[..., Any]) -> FloatArray:
+    return np.array([0.0, *(statistic(group) for group in groups)])
 
 
 @dataclass(frozen=True)
@@ -386,9 +374,8 @@ class _Data:
         demand_bins, fanout_bins = [], []
         for seconds, counts in zip(demand_s.T, tasks.T, strict=True):
             present = counts > 0
-            count = counts[present].astype(np.float64)
-            number = Bins.fit(count, count, settings.fanouts)
-            bins = Bins.fit(seconds[present], count, settings.bins)
+            number = Bins.fit(counts[present].astype(np.float64), settings.fanouts)
+            bins = Bins.fit(seconds[present], settings.bins)
             varies = fanouts and counts.min() < counts.max()
             fanout.append(len(codes) if varies else -1)
             if varies:
@@ -442,7 +429,7 @@ def _fit_network(
 ) -> Network:
     data = _Data.discretise(demand_s, tasks, settings)
     parents = _structure(data, settings.max_parents)
-    return data.network(parents, _parameters(template, data, parents))
+    return data.network(parents, _parameters(template, data, parents, settings.prior_jobs))
 
 
 def _structure(data: _Data, max_parents: int) -> list[tuple[int, ...]]:
@@ -528,7 +515,7 @@ def _bic(data: _Data) -> Callable[[int, tuple[int, ...]], float]:
 
 
 def _parameters(
-    template: Template, data: _Data, parents: Sequence[tuple[int, ...]]
+    template: Template, data: _Data, parents: Sequence[tuple[int, ...]], prior_jobs: float
 ) -> list[FloatArray]:
     """P(variable | parents) of every variable, by Bayesian estimation."""
     import pandas as pd
@@ -536,7 +523,7 @@ def _parameters(
     from pgmpy.parameter_estimator import DiscreteBayesianEstimator
 
     prior = {
-        variable: _pseudo_counts(template, data, variable, row)
+        variable: _pseudo_counts(template, data, variable, row, prior_jobs)
         for variable, row in enumerate(parents)
     }
     model = DiscreteBayesianNetwork(
@@ -560,58 +547,31 @@ def _parameters(
 
 
 def _pseudo_counts(
-    template: Template, data: _Data, variable: int, parents: tuple[int, ...]
+    template: Template, data: _Data, variable: int, parents: tuple[int, ...], prior_jobs: float
 ) -> FloatArray:
     """The Dirichlet prior of one conditional table, in jobs: [*parent states, states].
 
-    Each row's prior is distributed like the rows around it: a row counts half as much for each
-    step of a parent to a neighbouring state. So a rare combination falls back on similar ones.
-    The prior's weight is the one of ``PRIOR_JOBS`` that best predicts each past job from the others.
+    Each row's prior is worth ``prior_jobs`` jobs distributed like the variable regardless of its
+    parents (but its own fan-out), so that a rare combination falls back on what is common.
     """
-    counts = data.counts(variable, parents)
+    states = int(data.states[variable])
     own = int(data.own_fanout[variable])
-    possible = np.ones(counts.shape, bool)
+    shape = (*(int(data.states[parent]) for parent in parents), states)
     if own in parents:
+        common = data.counts(variable, (own,)) + UNSEEN_JOBS
+        overall = common.sum(axis=0, keepdims=True)
+        common += prior_jobs * overall / overall.sum()
+        common[0], common[1:, 0] = 0.0, 0.0
+        common[0, 0] = 1.0
+        common /= common.sum(axis=1, keepdims=True)
         axis = parents.index(own)
-        fanout = np.arange(counts.shape[axis]).reshape(
-            [-1 if a == axis else 1 for a in range(counts.ndim)]
-        )
-        possible = (fanout > 0) == (np.arange(counts.shape[-1]) > 0)
-    overall = counts.sum(axis=tuple(range(len(parents)))) + UNSEEN_JOBS
-    near = counts
-    for axis, states in enumerate(counts.shape[:-1]):
-        near = np.moveaxis(np.tensordot(_nearness(states), near, axes=(1, axis)), 0, axis)
-    near = (near + NEAR0 * overall / overall.sum()) * possible
-    itself = NEAR_SELF * counts
-    share = near / near.sum(axis=-1, keepdims=True)
-    prior = share * max(PRIOR_JOBS, key=lambda jobs: _predicts(counts, near, jobs))
+        order = [1] * len(parents)
+        order[axis] = len(common)
+        return prior_jobs * np.broadcast_to(common.reshape(*order, states), shape)
+    common = data.counts(variable, ()) + UNSEEN_JOBS
+    prior = np.array(np.broadcast_to(prior_jobs * common / common.sum(), shape))
     _rule_out(template, data, variable, parents, prior)
     return prior
-
-
-NEAR0 = 1.0
-NEAR_SELF = 1.0
-RHO = 0.5
-
-
-def _nearness(states: int) -> FloatArray:
-    """How much a parent's state resembles another: halved by each step, not at all if absent."""
-    state = np.arange(states)
-    near = RHO ** np.abs(state[:, None] - state).astype(float)
-    near[0, 1:] = near[1:, 0] = 0.0
-    return near
-
-
-def _predicts(counts: FloatArray, near: FloatArray, jobs: float) -> float:
-    """Log-likelihood of each past job given all others, for one weight of the prior."""
-    total = near.sum(axis=-1, keepdims=True)
-    share = np.maximum(near - 1.0, UNSEEN_JOBS * near / total) / np.maximum(
-        total - 1.0, UNSEEN_JOBS
-    )
-    share = np.where(near == total, 1.0, np.minimum(share, 1.0))
-    rest = np.maximum(counts - 1.0, 0.0) + jobs * share
-    of_row = np.maximum(counts.sum(axis=-1, keepdims=True) - 1.0, 0.0) + jobs
-    return float((counts * np.log(np.where(counts > 0, rest / of_row, 1.0))).sum())
 
 
 def _rule_out(
@@ -683,7 +643,7 @@ def _template_from_json(application: str, row: dict[str, Any]) -> Template:
     )
 
 
-_BIN_FIELDS = ("least", "mean", "most", "tasks", "variance")
+_BIN_FIELDS = ("least", "mean", "most", "variance")
 
 
 def _network_arrays(network: Network) -> dict[str, NDArray[Any]]:

@@ -63,7 +63,7 @@ def evidence_of(env, network, job):
             allowed[demand] = {0}
             if fanout >= 0:
                 allowed[fanout] = {0}
-    return allowed, visible, undetermined
+    return allowed, undetermined
 
 
 def named(network):
@@ -108,8 +108,8 @@ def test_presence_of_every_stage_of_running_jobs(workload):
             continue
         job = int(rng.choice(env.state.active[: env.state.clock["active"][0]]))
         network = profile.networks[env.bank.applications[env.state.jobs["application"][job]]]
-        allowed, visible, undetermined = evidence_of(env, network, job)
-        asked = [c for c in sorted(undetermined)][:3]
+        allowed, undetermined = evidence_of(env, network, job)
+        asked = sorted(undetermined)[:3]
         if not asked:
             continue
         elimination = VariableElimination(named(network))
@@ -124,7 +124,7 @@ def test_presence_of_every_stage_of_running_jobs(workload):
             answer = elimination.query(
                 [f"v{network.demand[c]}"], evidence=hard, virtual_evidence=soft, show_progress=False
             ).values
-            believed = env._beliefs.stages[job][c]
+            believed = env._stage_beliefs[job][c]
             assert believed["presence"] == pytest.approx(1 - answer[0], abs=1e-9)
             compared += 1
     assert compared > 5 or workload == "predefined"
