@@ -223,7 +223,7 @@ def test_baselines_are_not_run_twice(command: Command) -> None:
     command("policy=srtf", "baselines=[srtf,fcfs,fcfs]", "output_dir=out")
     policies = json.loads(Path("out/summary.json").read_text())["policies"]
     assert list(policies) == ["srtf", "fcfs", "srtf_oracle"]
-    busy = ("workload.load=20", "num_jobs=20", "output_dir=out")
+    busy = ("workload=web_search", "cluster.engines=1", "num_jobs=40", "output_dir=out")
     command("policy.epsilon=1", "baselines=[llmsched]", *busy)
     policies = json.loads(Path("out/summary.json").read_text())["policies"]
     assert list(policies) == ["llmsched", "llmsched (defaults)", "srtf_oracle"]
