@@ -36,6 +36,8 @@ def jct_cdf(
     title
         Of the figure.
     """
+    from matplotlib.ticker import LogFormatter
+
     figure, axes = _figure(title, height=4.5)
     for number, (label, sample) in enumerate(jct_s.items()):
         ordered = np.sort(np.asarray(sample, dtype=np.float64))
@@ -44,7 +46,8 @@ def jct_cdf(
         axes.step(ordered, share, where="post", label=_label(label, clairvoyant), **style)
     if min(np.min(sample) for sample in jct_s.values()) > 0:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes.set_xlabel("job completion time, s")
     axes.set_ylabel("share of jobs completed")
     axes.set_ylim(0, 1.02)
@@ -106,7 +109,7 @@ def _figure(title: str, height: float) -> tuple[Any, Axes]:
     figure = Figure(figsize=(7.5, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.set_title(title, fontsize="medium", loc="left")
+    figure.suptitle(title, fontsize="medium", x=0.01, horizontalalignment="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)

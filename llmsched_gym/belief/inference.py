@@ -1,12 +1,9 @@
-"""The fitted networks compiled to flat tables, and exact posteriors from them in microseconds.
+"""Exact posteriors of running jobs from the compiled networks, in microseconds.
 
-Variables are eliminated from the last to the first (in topological order). Variable v then owns a
-*bucket*: itself and its *separator*, the earlier variables it is still joined with. The network is
-the product of ``P(v | separator)`` over the buckets, which hang on each other in a tree (the bucket
-of v on that of the last variable of its separator). One pass up this tree multiplies the evidence
-in, one pass down it reads the posteriors off. A variable without evidence in or below its bucket
-keeps its static table, and where evidence fixes a whole separator the tree falls apart: only the
-part of a job that is still uncertain costs time.
+One pass up the tree of buckets multiplies the evidence in, one pass down it reads the posteriors
+off. A variable without evidence in or below its bucket keeps its static table, and where evidence
+fixes a whole separator the tree falls apart: only the part of a job that is still uncertain costs
+time.
 
 Evidence is an interval of states per variable: absent is [0, 0], present [1, K], a value [k, k].
 Entropies and mutual information are in bits, times in seconds at batch size 1.
@@ -17,200 +14,26 @@ All kernels live in this module, because numba's cache does not notice an edited
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from llmsched_gym.belief.profile import BeliefProfile, Network
+from llmsched_gym.belief.networks import (
+    Beliefs,
+    FloatArray,
+    IntArray,
+    Networks,
+    Scratch,
+    Table,
+    flatten,
+    new_beliefs,
+)
+from llmsched_gym.belief.profile import BeliefProfile
 from llmsched_gym.cluster.state import EVIDENCE, TICKS_PER_SECOND, ClusterState
 from llmsched_gym.compiled import compiled
-from llmsched_gym.workload.template import Template, TemplateTable
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
-Table = NDArray[np.void]
+from llmsched_gym.workload.template import TemplateTable
 
 NONE, PRIOR, BAYES, ORACLE = 0, 1, 2, 3
 
-BELIEF_STAGE = np.dtype(
-    [
-        ("presence", np.float64),  # probability that the stage exists
-        ("demand_s", np.float64),  # mean of its whole demand; absent counts 0, complete is 0
-        ("entropy_bits", np.float64),  # of its demand variable, "absent" included
-        ("low_s", np.float64),  # quantiles of its whole demand
-        ("high_s", np.float64),
-        ("reduction", np.float64),  # R, bit s; 0 unless the stage is ready
-    ]
-)
-
-BELIEF_JOB = np.dtype(
-    [
-        ("prior_llm_s", np.float64),  # mean demand of a whole job, before any evidence
-        ("prior_regular_s", np.float64),
-        ("llm_s", np.float64),  # E[rem], what remains
-        ("regular_s", np.float64),
-        ("variance_llm", np.float64),  # of what remains, s^2
-        ("covariance", np.float64),  # of its LLM part with its regular part, s^2
-        ("variance_regular", np.float64),
-        ("low_llm_s", np.float64),  # sums over the unfinished stages' quantiles
-        ("low_regular_s", np.float64),
-        ("high_llm_s", np.float64),
-        ("high_regular_s", np.float64),
-        ("skipped", np.int64),  # visible stages that no past job had
-        ("clamped", np.int64),  # values that no past job had, taken as the nearest
-    ]
-)
-
-SETTINGS = np.dtype(
-    [
-        ("low", np.float64),  # the quantiles
-        ("high", np.float64),
-        ("reachable", np.int64),  # M
-        ("structural", np.int64),  # 1: the uncertainty reduction counts what a stage reveals
-    ]
-)
-
-# Where an application's part of each table begins.
-APPLICATION = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            *("stages", "variables", "rows", "entries"),
-            *("separators", "children", "up", "reach"),
-        )
-    ]
-)
-
-TASKS = np.dtype(
-    [
-        ("mean_s", np.float64),  # of one task
-        ("variance", np.float64),
-        ("low_s", np.float64),
-        ("high_s", np.float64),
-        ("job_s", np.float64),  # of all tasks of a job, before any evidence
-    ]
-)
-
-NETWORK_STAGE = np.dtype(
-    [
-        ("kind", np.int64),
-        ("demand", np.int64),  # variable
-        ("fanout", np.int64),  # variable, -1 if none
-        ("reach", np.int64),  # its part of the list of reachable stages
-        ("end_reach", np.int64),
-        ("variance", np.float64),  # of its demand before any evidence, s^2
-        ("variance_present", np.float64),  # given presence alone
-    ]
-)
-
-BIN = np.dtype(
-    [
-        ("least_s", np.float64),  # of the demand
-        ("mean_s", np.float64),
-        ("most_s", np.float64),
-        ("variance", np.float64),
-        ("shape", np.float64),  # exponent of the quantile function inside the bin
-        ("least_tasks", np.float64),  # of the fan-out
-        ("most_tasks", np.float64),
-    ]
-)
-
-VARIABLE = np.dtype(
-    [
-        ("states", np.int64),
-        ("stage", np.int64),  # whose demand it is, -1 for a fan-out
-        ("parent", np.int64),  # the bucket it hangs on, -1 for a root
-        ("row", np.int64),  # first row of its bucket: a row is a state of the separator
-        ("num_rows", np.int64),
-        ("entry", np.int64),  # first entry of its bucket: a row and a state of the variable
-        ("separator", np.int64),
-        ("end_separator", np.int64),
-        ("child", np.int64),  # buckets that hang on this one
-        ("end_child", np.int64),
-        ("up", np.int64),  # from the parent's entries to the rows of this bucket
-    ]
-)
-
-SEPARATOR = np.dtype([("variable", np.int64), ("stride", np.int64)])
-
-STAGE_STATE = np.dtype(
-    [
-        ("status", np.int64),  # UNDETERMINED, ...
-        ("actual", np.int64),  # the job's stage, -1 if hidden
-        ("left", np.float64),  # part of the demand that remains
-    ]
-)
-
-VARIABLE_STATE = np.dtype(
-    [
-        ("low", np.int64),  # evidence
-        ("high", np.int64),
-        ("dirty", np.int64),  # 1: evidence in or below the bucket
-        ("root", np.int64),  # the bucket's row if evidence fixes the separator, else -1
-        ("component", np.int64),  # the root of the tree it is in
-        ("mark", np.int64),  # 1: between the variables of a question, 2: one of them
-        ("asked", np.int64),  # how many of them are in or below the bucket
-        ("size", np.int64),  # how many states they have together
-        ("axis", np.int64),  # stride of the states of the one asked about
-        ("message", np.int64),  # where the bucket's message begins
-    ]
-)
-
-UNDETERMINED, PRESENT, COMPLETE, ABSENT, UNKNOWN = 0, 1, 2, 3, 4
-
-MESSAGES = 1 << 18  # floats for the messages of one mutual information
-
-
-class Networks(NamedTuple):
-    """Compiled networks of A applications, with C stages and V variables in all.
-
-    Numbers of stages, variables, rows and so on count from the application's first.
-    """
-
-    settings: Table  # SETTINGS [1]
-    applications: Table  # APPLICATION [A + 1]
-    tasks: Table  # TASKS [A, 2 kinds], for stages that no past job had
-    stages: Table  # NETWORK_STAGE [C]
-    prior: Table  # BELIEF_STAGE [C, 2]: before any evidence, given presence alone
-    bins: Table  # BIN [C, most states]
-    variables: Table  # VARIABLE [V]
-    table: FloatArray  # [entries] P(variable | separator) without evidence below
-    moments: FloatArray  # [rows, 5] of the demand in and below a bucket, without evidence
-    separators: Table  # SEPARATOR
-    children: IntArray
-    up: IntArray
-    reach: IntArray
-
-
-class Scratch(NamedTuple):
-    """Working space for one application at a time; one per thread."""
-
-    stages: Table  # STAGE_STATE
-    variables: Table  # VARIABLE_STATE
-    conditional: FloatArray  # [entries] P(variable | separator, evidence below)
-    joint: FloatArray  # [entries] P(variable, separator | evidence)
-    likelihood: FloatArray  # [rows] P(evidence in and below | separator), scaled
-    weight: FloatArray  # [rows] P(separator | evidence)
-    moments: FloatArray  # [rows, 5] of what remains in and below the bucket
-    marginal: FloatArray  # [variables, most states]
-    stack: IntArray
-    below: IntArray
-    messages: FloatArray
-    product: FloatArray
-
-
-class Beliefs(NamedTuple):
-    """What is believed of every job."""
-
-    stages: Table  # BELIEF_STAGE [jobs, most canonical stages of an application]
-    jobs: Table  # BELIEF_JOB [jobs]
-    scratch: Scratch
-
-
-# --- Compiling a profile ----------------------------------------------------------------------
+UNDETERMINED, PRESENT, COMPLETE, ABSENT, UNKNOWN = 0, 1, 2, 3, 4  # status of a stage
 
 
 def compile_profile(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
@@ -219,247 +42,17 @@ def compile_profile(profile: BeliefProfile, applications: Sequence[str]) -> Netw
     Stages are numbered like those of ``template_table(applications, profile.templates)``. An
     application without past jobs has none; its jobs are judged by the tasks of all applications.
     """
-    settings = profile.settings
-    parts = [
-        _compile(profile.networks[name], profile.templates[name])
-        for name in applications
-        if name in profile.networks
-    ]
-    width = max((part["variables"]["states"].max() for part in parts), default=1)
-    starts = np.zeros(len(applications) + 1, APPLICATION)
-    known = np.array([name in profile.networks for name in applications], bool)
-    for field in APPLICATION.names or ():
-        lengths = np.zeros(len(applications), np.int64)
-        lengths[known] = [len(part[field]) for part in parts]
-        starts[field][1:] = np.cumsum(lengths)
-
-    def joined(field: str, empty: NDArray[Any]) -> NDArray[Any]:
-        return np.ascontiguousarray(np.concatenate([part[field] for part in parts] or [empty]))
-
-    bins = np.zeros((int(starts["stages"][-1]), width), BIN)
-    for row, (demand, tasks) in zip(
-        bins, (pair for part in parts for pair in part["bins"]), strict=True
-    ):
-        _fill_bins(row, demand, tasks)
-    networks = Networks(
-        settings=np.array(
-            [(settings.low, settings.high, settings.reachable, settings.structural)], SETTINGS
-        ),
-        applications=starts,
-        tasks=np.zeros((len(applications), 2), TASKS),
-        stages=joined("stages", np.zeros(0, NETWORK_STAGE)),
-        prior=np.zeros((len(bins), 2), BELIEF_STAGE),
-        bins=bins,
-        variables=joined("variables", np.zeros(0, VARIABLE)),
-        table=joined("entries", np.zeros(0)),
-        moments=joined("rows", np.zeros((0, 5))),
-        separators=joined("separators", np.zeros(0, SEPARATOR)),
-        children=joined("children", np.zeros(0, np.int64)),
-        up=joined("up", np.zeros(0, np.int64)),
-        reach=joined("reach", np.zeros(0, np.int64)),
-    )
+    networks = flatten(profile, applications)
     scratch = new_beliefs(0, networks).scratch
     for application, name in enumerate(applications):
-        row = networks.tasks[application]
-        tasks = profile.tasks.get(name, profile.tasks[""])
-        row["mean_s"], row["variance"] = tasks.mean, tasks.variance
-        row["low_s"], row["high_s"], row["job_s"] = tasks.low, tasks.high, tasks.per_job
-        if known[application]:
+        if name in profile.networks:
             net = _select(networks, application)
             _fill_prior(net, scratch)
             for kind in (0, 1):
                 mine = net.stages["kind"] == kind
-                row["job_s"][kind] = net.prior["demand_s"][mine, 0].sum()
+                demand = net.prior["demand_s"][mine, 0].sum()
+                networks.tasks[application, kind]["job_s"] = demand
     return networks
-
-
-def _fill_bins(row: Table, demand: Any, tasks: Any) -> None:
-    states = slice(0, len(demand))
-    row["least_s"][states], row["mean_s"][states] = demand.least, demand.mean
-    row["most_s"][states], row["variance"][states] = demand.most, demand.variance
-    spread = demand.mean - demand.least > 1e-12 * np.maximum(demand.most, 1e-300)
-    above = np.where(spread, demand.mean - demand.least, 1.0)
-    row["shape"][states] = np.where(spread, (demand.most - demand.mean) / above, 1.0)
-    states = slice(0, len(tasks))
-    row["least_tasks"][states], row["most_tasks"][states] = tasks.least, tasks.most
-
-
-def _compile(network: Network, template: Template) -> dict[str, Any]:
-    """One application's part of every table."""
-    states = network.states
-    separators = separators_of(network.parents)
-    parents = [max(row, default=-1) for row in separators]
-    shapes = [tuple(states[other] for other in row) for row in separators]
-    strides = [_strides(shape) for shape in shapes]
-    tables = [_expanded(network, v, row) for v, row in enumerate(separators)]
-    children: list[list[int]] = [[] for _ in states]
-    maps: list[IntArray] = []
-    for v, p in enumerate(parents):
-        if p < 0:
-            maps.append(np.zeros(0, np.int64))
-        else:
-            children[p].append(v)
-            above = (*separators[p], p)
-            maps.append(_row_map(separators[v], strides[v], above, (*shapes[p], states[p])))
-    stage_of = np.full(len(states), -1, np.int64)
-    stage_of[network.demand] = np.arange(len(network.demand))
-    reach = [_reachable(network, stage) for stage in range(len(network.demand))]
-
-    stages = np.zeros(len(network.demand), NETWORK_STAGE)
-    stages["kind"] = template.kinds
-    stages["demand"], stages["fanout"] = network.demand, network.fanout
-    stages["reach"], stages["end_reach"] = _ranges(reach)
-    variables = np.zeros(len(states), VARIABLE)
-    variables["states"], variables["stage"], variables["parent"] = states, stage_of, parents
-    variables["num_rows"] = [len(table) for table in tables]
-    variables["row"] = _ranges(tables)[0]
-    variables["entry"] = _ranges([table.ravel() for table in tables])[0]
-    variables["separator"], variables["end_separator"] = _ranges(separators)
-    variables["child"], variables["end_child"] = _ranges(children)
-    variables["up"] = _ranges(maps)[0]
-    flat = np.zeros(sum(map(len, separators)), SEPARATOR)
-    flat["variable"], flat["stride"] = _flat(separators), _flat(strides)
-    return {
-        "stages": stages,
-        "variables": variables,
-        "bins": list(zip(network.demand_bins, network.fanout_bins, strict=True)),
-        "rows": _static_moments(network, template, stage_of, tables, children, maps),
-        "entries": np.concatenate([table.ravel() for table in tables]),
-        "separators": flat,
-        "children": _flat(children),
-        "up": _flat(maps),
-        "reach": _flat(reach),
-    }
-
-
-def separators_of(parents: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """The separator of every variable when they are eliminated from the last to the first."""
-    joined = [set(row) for row in parents]
-    for variable in reversed(range(len(joined))):
-        if joined[variable]:
-            last = max(joined[variable])
-            joined[last] |= joined[variable] - {last}
-    return [tuple(sorted(row)) for row in joined]
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-
-
-def _expanded(network: Network, variable: int, separator: tuple[int, ...]) -> FloatArray:
-    """P(variable | separator) as [rows, states], though it depends on the parents alone."""
-    states, parents = network.states, network.parents[variable]
-    shape = [states[other] if other in parents else 1 for other in separator]
-    full = [states[other] for other in separator]
-    table = network.tables[variable].reshape(*shape, states[variable])
-    return np.broadcast_to(table, (*full, states[variable])).reshape(-1, states[variable])
-
-
-def _row_map(
-    separator: tuple[int, ...],
-    strides: tuple[int, ...],
-    above: tuple[int, ...],
-    shape: tuple[int, ...],
-) -> IntArray:
-    """For each entry of the bucket above, the row of this bucket that it belongs to."""
-    grid = dict(zip(above, np.indices(shape).reshape(len(above), -1), strict=True))
-    row = np.zeros(math.prod(shape), np.int64)
-    for other, stride in zip(separator, strides, strict=True):
-        row += stride * grid[other]
-    return row
-
-
-def _reachable(network: Network, stage: int) -> list[int]:
-    """Stages whose demand a directed path leads to from this stage's demand, nearest first.
-
-    Length is counted in steps from stage to stage: a stage's fan-out and its demand count as one.
-    """
-    owner = {int(v): s for s, v in enumerate(network.demand)}
-    owner |= {int(v): s for s, v in enumerate(network.fanout) if v >= 0}
-    children: list[list[int]] = [[] for _ in network.parents]
-    for parent, child in network.edges:
-        children[parent].append(child)
-    start = int(network.demand[stage])
-    distance = {start: 0}
-    queue = deque([start])
-    while queue:
-        variable = queue.popleft()
-        for child in children[variable]:
-            step = int(owner[child] != owner[variable])
-            if distance[variable] + step < distance.get(child, len(owner) + 1):
-                distance[child] = distance[variable] + step
-                (queue.append if step else queue.appendleft)(child)
-    found = [s for s, v in enumerate(network.demand) if s != stage and int(v) in distance]
-    return sorted(found, key=lambda s: (distance[int(network.demand[s])], s))
-
-
-def _static_moments(
-    network: Network,
-    template: Template,
-    stage_of: IntArray,
-    tables: list[FloatArray],
-    children: list[list[int]],
-    maps: list[IntArray],
-) -> FloatArray:
-    """Moments of the demand in and below each bucket, given its row, without evidence.
-
-    Columns: mean of the LLM part, of the regular part, variance, covariance, variance.
-    """
-    moments: list[FloatArray] = [np.zeros(0)] * len(tables)
-    for variable in reversed(range(len(tables))):
-        table, stage = tables[variable], stage_of[variable]
-        below = np.zeros((*table.shape, 5))
-        if stage >= 0:
-            bins, kind = network.demand_bins[stage], template.kinds[stage]
-            below[..., kind], below[..., 2 + 2 * kind] = bins.mean, bins.variance
-        for child in children[variable]:
-            below += moments[child][maps[child]].reshape(*table.shape, 5)
-        below[..., 2:] += _products(below)
-        mixed = np.einsum("rx,rxk->rk", table, below)
-        mixed[:, 2:] -= _products(mixed)
-        moments[variable] = mixed
-    return np.concatenate(moments)
-
-
-def _products(moments: FloatArray) -> FloatArray:
-    llm, regular = moments[..., 0], moments[..., 1]
-    return np.stack([llm * llm, llm * regular, regular * regular], axis=-1)
-
-
-def _ranges(rows: Sequence[Any]) -> tuple[IntArray, IntArray]:
-    ends = np.cumsum([len(row) for row in rows])
-    return ends - [len(row) for row in rows], ends
-
-
-def _flat(rows: Sequence[Any]) -> IntArray:
-    return np.array([value for row in rows for value in row], np.int64)
-
-
-def new_beliefs(num_jobs: int, networks: Networks) -> Beliefs:
-    """Room for the beliefs about ``num_jobs`` jobs, all zero."""
-    most = {
-        field: int(np.diff(networks.applications[field]).max(initial=0))
-        for field in ("stages", "variables", "rows", "entries")
-    }
-    width = networks.bins.shape[1]
-    return Beliefs(
-        stages=np.zeros((num_jobs, most["stages"]), BELIEF_STAGE),
-        jobs=np.zeros(num_jobs, BELIEF_JOB),
-        scratch=Scratch(
-            stages=np.zeros(most["stages"], STAGE_STATE),
-            variables=np.zeros(most["variables"], VARIABLE_STATE),
-            conditional=np.zeros(most["entries"]),
-            joint=np.zeros(most["entries"]),
-            likelihood=np.zeros(most["rows"]),
-            weight=np.zeros(most["rows"]),
-            moments=np.zeros((most["rows"], 5)),
-            marginal=np.zeros((most["variables"], width)),
-            stack=np.zeros(max(most["stages"], int(networks.settings["reachable"][0])), np.int64),
-            below=np.zeros(most["variables"], np.int64),
-            messages=np.zeros(MESSAGES),
-            product=np.zeros(MESSAGES),
-        ),
-    )
 
 
 @compiled
@@ -473,6 +66,7 @@ def _select(networks: Networks, application: int) -> Networks:
         networks.stages[start["stages"] : end["stages"]],
         networks.prior[start["stages"] : end["stages"]],
         networks.bins[start["stages"] : end["stages"]],
+        networks.cells[start["cells"] : end["cells"]],
         networks.variables[start["variables"] : end["variables"]],
         networks.table[start["entries"] : end["entries"]],
         networks.moments[start["rows"] : end["rows"]],
@@ -497,122 +91,131 @@ def _forget(net: Networks, scratch: Scratch) -> None:
 
 @compiled
 def _trace(net: Networks, scratch: Scratch) -> None:
-    """Where evidence reaches: root, component and dirty of every bucket."""
-    variables, separators, work = net.variables, net.separators, scratch.variables
+    """Where evidence reaches: the possible rows of every bucket, its component, whether dirty."""
+    variables, separators, work, rows = (
+        net.variables,
+        net.separators,
+        scratch.variables,
+        scratch.rows,
+    )
     for v in range(len(variables)):
         own, here = variables[v], work[v]
-        row = 0
+        first, count = own["row"], 1
+        rows[first] = 0
         for k in range(own["separator"], own["end_separator"]):
-            other = work[separators[k]["variable"]]
-            if other["low"] != other["high"]:
-                row = -1
-                break
-            row += separators[k]["stride"] * other["low"]
-        here["root"] = row
-        here["component"] = v if row >= 0 else work[own["parent"]]["component"]
+            other, stride = work[separators[k]["variable"]], separators[k]["stride"]
+            span = other["high"] - other["low"] + 1
+            for i in range(count - 1, -1, -1):
+                row = rows[first + i] + stride * other["low"]
+                for state in range(span - 1, -1, -1):
+                    rows[first + i * span + state] = row + stride * state
+            count *= span
+        here["count"], here["root"] = count, 1 if count == 1 else 0
+        here["component"] = v if count == 1 else work[own["parent"]]["component"]
         here["dirty"] = 1 if here["low"] > 0 or here["high"] < own["states"] - 1 else 0
     for v in range(len(variables) - 1, -1, -1):
-        if work[v]["dirty"] == 1 and work[v]["root"] < 0:
+        if work[v]["dirty"] == 1 and work[v]["root"] == 0:
             work[variables[v]["parent"]]["dirty"] = 1
 
 
 @compiled
 def _settled(here: Table) -> bool:
     """Whether evidence fixes a bucket's variable and its separator: nothing is left to compute."""
-    return bool(here["root"] >= 0 and here["low"] == here["high"])
+    return bool(here["root"] == 1 and here["low"] == here["high"])
 
 
 @compiled
 def _collect(net: Networks, scratch: Scratch) -> None:
     """The pass up: multiply the evidence into the buckets that have some in or below them."""
     variables, table, children, up = net.variables, net.table, net.children, net.up
-    work, conditional, likelihood = scratch.variables, scratch.conditional, scratch.likelihood
+    work, rows = scratch.variables, scratch.rows
+    conditional, likelihood = scratch.conditional, scratch.likelihood
     for v in range(len(variables) - 1, -1, -1):
         own, here = variables[v], work[v]
         if here["dirty"] == 0 or _settled(here):
             continue
-        states, base = own["states"], own["entry"]
-        start, end = 0, own["num_rows"]
-        if here["root"] >= 0:  # the separator is known: one row is enough
-            start, end = here["root"], here["root"] + 1
-        for row in range(start, end):
-            for x in range(states):
-                inside = here["low"] <= x <= here["high"]
-                conditional[base + row * states + x] = (
-                    table[base + row * states + x] if inside else 0.0
-                )
+        base, low, high = own["entry"], here["low"], here["high"]
+        for i in range(here["count"]):
+            row = rows[own["row"] + i] * own["states"]
+            for entry in range(row + low, row + high + 1):
+                conditional[base + entry] = table[base + entry]
         for k in range(own["child"], own["end_child"]):
             u = children[k]
-            if work[u]["dirty"] == 1 and work[u]["root"] < 0:
-                below, first = variables[u]["up"], variables[u]["row"]
-                for entry in range(start * states, end * states):
+            if work[u]["dirty"] == 0 or work[u]["root"] == 1:
+                continue
+            below, first = variables[u]["up"], variables[u]["row"]
+            for i in range(here["count"]):
+                row = rows[own["row"] + i] * own["states"]
+                for entry in range(row + low, row + high + 1):
                     conditional[base + entry] *= likelihood[first + up[below + entry]]
-        _normalise_rows(own, here, start, end, conditional, likelihood)
+        _normalise(own, here, rows, conditional, likelihood)
 
 
 @compiled
-def _normalise_rows(
-    own: Table, here: Table, start: int, end: int, conditional: FloatArray, likelihood: FloatArray
+def _normalise(
+    own: Table, here: Table, rows: IntArray, conditional: FloatArray, likelihood: FloatArray
 ) -> None:
     """Turn the products in a bucket into conditional probabilities and the rows' likelihoods."""
-    states, first = own["states"], own["row"]
+    first, low, high = own["row"], here["low"], here["high"]
     best = 0.0
-    for row in range(start, end):
-        entry = own["entry"] + row * states
+    for i in range(here["count"]):
+        row = rows[first + i]
+        entry = own["entry"] + row * own["states"]
         total = 0.0
-        for x in range(states):
+        for x in range(low, high + 1):
             total += conditional[entry + x]
         likelihood[first + row] = total
         best = max(best, total)
         if total > 0.0:
-            for x in range(states):
+            for x in range(low, high + 1):
                 conditional[entry + x] /= total
-    for row in range(start, end):
+    for i in range(here["count"]):
+        row = rows[first + i]
         if best > 0.0:
             likelihood[first + row] /= best
             continue
         likelihood[first + row] = 1.0  # impossible evidence: nothing is learned from it
-        for x in range(here["low"], here["high"] + 1):
-            spread = 1.0 / (here["high"] - here["low"] + 1)
-            conditional[own["entry"] + row * states + x] = spread
+        for x in range(low, high + 1):
+            conditional[own["entry"] + row * own["states"] + x] = 1.0 / (high - low + 1)
 
 
 @compiled
 def _collect_moments(net: Networks, scratch: Scratch) -> None:
     """Moments of what remains in and below each bucket that evidence reaches, row by row."""
-    variables, stages, bins = net.variables, net.stages, net.bins
+    variables, stages, bins, cells = net.variables, net.stages, net.bins, net.cells
     children, up, static = net.children, net.up, net.moments
-    lefts, work, conditional = scratch.stages, scratch.variables, scratch.conditional
-    moments = scratch.moments
+    known, work, conditional = scratch.stages, scratch.variables, scratch.conditional
+    moments, means, rows = scratch.moments, scratch.means, scratch.rows
     for v in range(len(variables) - 1, -1, -1):
         own, here = variables[v], work[v]
         if here["dirty"] == 0 or _settled(here):
             continue
-        states, stage = own["states"], own["stage"]
-        start, end = 0, own["num_rows"]
-        if here["root"] >= 0:
-            start, end = here["root"], here["root"] + 1
-        left = lefts[stage]["left"] if stage >= 0 else 0.0
-        regular = left > 0.0 and stages[stage]["kind"] == 1
-        for row in range(start, end):
+        stage = own["stage"]
+        left = known[stage]["left"] if stage >= 0 else 0.0
+        for i in range(here["count"]):
+            row = rows[own["row"] + i]
             m0 = m1 = m2 = m3 = m4 = 0.0
             for x in range(here["low"], here["high"] + 1):
-                p = conditional[own["entry"] + row * states + x]
+                entry = row * own["states"] + x
+                p = conditional[own["entry"] + entry]
                 if p == 0.0:
                     continue
                 e0 = e1 = e2 = e3 = e4 = 0.0
                 if left > 0.0:
-                    mean = left * bins[stage, x]["mean_s"]
+                    mean = left * means[stage, x]
+                    if known[stage]["status"] == UNDETERMINED:
+                        f = row // stages[stage]["stride"] % stages[stage]["cells"]
+                        mean = cells[stages[stage]["cell"] + f, x]
                     variance = left * left * bins[stage, x]["variance"]
-                    if regular:
+                    if stages[stage]["kind"] == 1:
                         e1, e4 = mean, variance
                     else:
                         e0, e2 = mean, variance
                 for k in range(own["child"], own["end_child"]):
                     u = children[k]
-                    if work[u]["root"] >= 0:
+                    if work[u]["root"] == 1:
                         continue
-                    at = variables[u]["row"] + up[variables[u]["up"] + row * states + x]
+                    at = variables[u]["row"] + up[variables[u]["up"] + entry]
                     if work[u]["dirty"] == 1:
                         e0 += moments[at, 0]
                         e1 += moments[at, 1]
@@ -643,39 +246,38 @@ def _distribute(net: Networks, scratch: Scratch) -> None:
     """The pass down: the posterior of every variable."""
     variables, table, up = net.variables, net.table, net.up
     work, conditional, joint = scratch.variables, scratch.conditional, scratch.joint
-    weight, marginal = scratch.weight, scratch.marginal
+    weight, marginal, rows = scratch.weight, scratch.marginal, scratch.rows
     for v in range(len(variables)):
         own, here = variables[v], work[v]
-        states, first = own["states"], own["row"]
-        for x in range(states):
+        low, high = here["low"], here["high"]
+        for x in range(own["states"]):
             marginal[v, x] = 0.0
         if _settled(here):
-            marginal[v, here["low"]] = 1.0
+            marginal[v, low] = 1.0
             continue
-        start, end = 0, own["num_rows"]
-        if here["root"] >= 0:
-            start, end = here["root"], here["root"] + 1
-            weight[first + start] = 1.0
+        if here["root"] == 1:
+            weight[own["row"] + rows[own["row"]]] = 1.0
         else:
-            for row in range(start, end):
-                weight[first + row] = 0.0
+            for i in range(here["count"]):
+                weight[own["row"] + rows[own["row"] + i]] = 0.0
             above, over = variables[own["parent"]], work[own["parent"]]
-            top, bottom = 0, above["num_rows"]
-            if over["root"] >= 0:
-                top, bottom = over["root"], over["root"] + 1
-            for entry in range(top * above["states"], bottom * above["states"]):
-                weight[first + up[own["up"] + entry]] += joint[above["entry"] + entry]
+            for i in range(over["count"]):
+                row = rows[above["row"] + i] * above["states"]
+                for entry in range(row + over["low"], row + over["high"] + 1):
+                    weight[own["row"] + up[own["up"] + entry]] += joint[above["entry"] + entry]
         total = 0.0
-        for row in range(start, end):
-            w = weight[first + row]
-            for entry in range(own["entry"] + row * states, own["entry"] + (row + 1) * states):
-                p = w * (conditional[entry] if here["dirty"] == 1 else table[entry])
+        for i in range(here["count"]):
+            row = rows[own["row"] + i]
+            for x in range(low, high + 1):
+                entry = own["entry"] + row * own["states"] + x
+                p = conditional[entry] if here["dirty"] == 1 else table[entry]
+                p *= weight[own["row"] + row]
                 joint[entry] = p
-                marginal[v, entry - own["entry"] - row * states] += p
+                marginal[v, x] += p
                 total += p
         if not total > 0.0:  # after impossible evidence: whatever is allowed
-            for x in range(here["low"], here["high"] + 1):
-                marginal[v, x] = 1.0 / (here["high"] - here["low"] + 1)
+            for x in range(low, high + 1):
+                marginal[v, x] = 1.0 / (high - low + 1)
 
 
 @compiled
@@ -685,38 +287,50 @@ def _fill_prior(net: Networks, scratch: Scratch) -> None:
     _trace(net, scratch)
     _distribute(net, scratch)
     for c in range(len(net.stages)):
+        _guess_tasks(net, scratch, c)
         v = net.stages[c]["demand"]
         marginal = scratch.marginal[v, : net.variables[v]["states"]]
-        variance = _describe(net.bins[c], net.settings[0], marginal, net.prior[c, 0])
-        net.stages[c]["variance"] = variance
+        means, squares = scratch.means[c], scratch.squares[c]
+        prior, settings = net.prior[c], net.settings[0]
+        net.stages[c]["variance"] = _describe(
+            net.bins[c], means, squares, marginal, settings, prior[0]
+        )
         present = 1.0 - marginal[0]
         marginal[0] = 0.0
         for x in range(1, len(marginal)):
             marginal[x] = marginal[x] / present if present > 0.0 else 1.0 / (len(marginal) - 1)
-        variance = _describe(net.bins[c], net.settings[0], marginal, net.prior[c, 1])
-        net.stages[c]["variance_present"] = variance
+        net.stages[c]["variance_present"] = _describe(
+            net.bins[c], means, squares, marginal, settings, prior[1]
+        )
 
 
 @compiled
-def _describe(bins: Table, settings: Table, marginal: FloatArray, out: Table) -> float:
+def _describe(
+    bins: Table,
+    means: FloatArray,
+    squares: FloatArray,
+    marginal: FloatArray,
+    settings: Table,
+    out: Table,
+) -> float:
     """Summarise the posterior of a stage's demand; returns its variance."""
     mean = square = entropy = 0.0
     for x in range(len(marginal)):
         p = marginal[x]
         if p > 0.0:
-            mean += p * bins[x]["mean_s"]
-            square += p * (bins[x]["variance"] + bins[x]["mean_s"] * bins[x]["mean_s"])
+            mean += p * means[x]
+            square += p * squares[x]
             entropy -= p * math.log2(p)
     out["presence"] = 1.0 - marginal[0]
     out["demand_s"] = mean
     out["entropy_bits"] = max(0.0, entropy)
-    out["low_s"] = _quantile(bins, marginal, settings["low"])
-    out["high_s"] = _quantile(bins, marginal, settings["high"])
+    out["low_s"] = _quantile(bins, means, marginal, float(settings["low"]))
+    out["high_s"] = _quantile(bins, means, marginal, float(settings["high"]))
     return max(0.0, square - mean * mean)
 
 
 @compiled
-def _quantile(bins: Table, marginal: FloatArray, level: Any) -> float:
+def _quantile(bins: Table, means: FloatArray, marginal: FloatArray, level: float) -> float:
     """A quantile of a stage's demand: of the mixture of its bins, weighted by ``marginal``.
 
     Inside a bin the quantile function is ``least + (most - least) u ** shape``, with the shape
@@ -729,11 +343,11 @@ def _quantile(bins: Table, marginal: FloatArray, level: Any) -> float:
             continue
         last = x
         if below + marginal[x] >= level - 1e-12:
-            least, spread = bins[x]["least_s"], bins[x]["most_s"] - bins[x]["least_s"]
-            if spread <= 0.0:
-                return float(least)
+            least, most = bins[x]["least_s"], bins[x]["most_s"]
+            if means[x] <= least or means[x] >= most:
+                return float(means[x])
             u = min(1.0, max(0.0, (level - below) / marginal[x]))
-            return float(least + spread * u ** bins[x]["shape"])
+            return float(least + (most - least) * u ** ((most - means[x]) / (means[x] - least)))
         below += marginal[x]
     return float(bins[last]["most_s"])
 
@@ -807,6 +421,7 @@ def _set_evidence(state: ClusterState, net: Networks, scratch: Scratch) -> int:
     _forget(net, scratch)
     stages, variables, bins = net.stages, net.variables, net.bins
     known, work, actual = scratch.stages, scratch.variables, state.stages
+    means, squares = scratch.means, scratch.squares
     clamped = 0
     for c in range(len(stages)):
         status, s = known[c]["status"], known[c]["actual"]
@@ -817,6 +432,7 @@ def _set_evidence(state: ClusterState, net: Networks, scratch: Scratch) -> int:
             work[v]["high"] = 0
         elif status == PRESENT:
             work[v]["low"] = 1
+            _know_tasks(bins[c], stages[c]["cells"], actual[s]["num_tasks"], means[c], squares[c])
         else:
             seconds = actual[s]["demand"] / TICKS_PER_SECOND
             k = _demand_bin(bins[c], variables[v]["states"], seconds)
@@ -831,6 +447,47 @@ def _set_evidence(state: ClusterState, net: Networks, scratch: Scratch) -> int:
                 clamped += tasks < bins[c, k]["least_tasks"] or tasks > bins[c, k]["most_tasks"]
             work[f]["low"] = work[f]["high"] = k
     return clamped
+
+
+@compiled
+def _know_tasks(
+    bins: Table, cells: int, tasks: int, means: FloatArray, squares: FloatArray
+) -> None:
+    """Moments of a stage's demand in each bin, its number of tasks being known."""
+    for x in range(len(bins)):
+        mean = bins[x]["mean_s"]
+        if cells > 1 and bins[x]["tasks"] > 0.0:
+            mean = min(max(mean * tasks / bins[x]["tasks"], bins[x]["least_s"]), bins[x]["most_s"])
+        means[x] = mean
+        squares[x] = mean * mean + bins[x]["variance"]
+
+
+@compiled
+def _guess_tasks(net: Networks, scratch: Scratch, c: int) -> None:
+    """Moments of a stage's demand in each bin, over what its number of tasks may be."""
+    stage, bins, cells = net.stages[c], net.bins[c], net.cells
+    own, here = net.variables[stage["demand"]], scratch.variables[stage["demand"]]
+    joint, marginal, rows = scratch.joint, scratch.marginal[stage["demand"]], scratch.rows
+    means, squares = scratch.means[c], scratch.squares[c]
+    states = own["states"]
+    if stage["cells"] == 1:
+        for x in range(states):
+            means[x] = bins[x]["mean_s"]
+            squares[x] = means[x] * means[x] + bins[x]["variance"]
+        return
+    for x in range(states):
+        means[x] = squares[x] = 0.0
+    for i in range(here["count"]):
+        row = rows[own["row"] + i]
+        cell = stage["cell"] + row // stage["stride"] % stage["cells"]
+        for x in range(here["low"], here["high"] + 1):
+            p = joint[own["entry"] + row * states + x]
+            means[x] += p * cells[cell, x]
+            squares[x] += p * cells[cell, x] * cells[cell, x]
+    for x in range(states):
+        if marginal[x] > 0.0:
+            means[x] /= marginal[x]
+            squares[x] = squares[x] / marginal[x] + bins[x]["variance"]
 
 
 @compiled
@@ -961,7 +618,7 @@ def _message(net: Networks, scratch: Scratch, v: int, x: int, used: int, asked: 
     """
     variables, table, children, up = net.variables, net.table, net.children, net.up
     work, conditional, messages = scratch.variables, scratch.conditional, scratch.messages
-    weight, product, stack = scratch.weight, scratch.product, scratch.below
+    weight, product, stack, rows = scratch.weight, scratch.product, scratch.below, scratch.rows
     own, here = variables[v], work[v]
     states, marked = own["states"], 0
     below, inner, axis = 0, 1, 0
@@ -986,9 +643,8 @@ def _message(net: Networks, scratch: Scratch, v: int, x: int, used: int, asked: 
     here["asked"], here["size"], here["axis"], here["message"] = below, size, axis, used
     for q in range(used, end):
         messages[q] = 0.0
-    for row in range(own["num_rows"]):
-        if (here["root"] >= 0 and row != here["root"]) or weight[own["row"] + row] == 0.0:
-            continue
+    for i in range(here["count"]):
+        row = rows[own["row"] + i]
         for state in range(here["low"], here["high"] + 1):
             entry = row * states + state
             p = conditional[own["entry"] + entry]
@@ -1009,19 +665,19 @@ def _message(net: Networks, scratch: Scratch, v: int, x: int, used: int, asked: 
                 child = work[stack[k]]
                 at = child["message"]
                 at += up[variables[stack[k]]["up"] + entry] * child["size"]
-                for i in range(length - 1, -1, -1):
-                    value = product[i]
+                for j in range(length - 1, -1, -1):
+                    value = product[j]
                     for q in range(child["size"]):
-                        product[i * child["size"] + q] = value * messages[at + q]
+                        product[j * child["size"] + q] = value * messages[at + q]
                 length *= child["size"]
             if marked == 0:
                 messages[out] += p
                 continue
             child = work[stack[marked - 1]]
             at = child["message"] + up[variables[stack[marked - 1]]["up"] + entry] * child["size"]
-            for i in range(length):
+            for j in range(length):
                 for q in range(child["size"]):
-                    messages[out + i * child["size"] + q] += product[i] * messages[at + q]
+                    messages[out + j * child["size"] + q] += product[j] * messages[at + q]
     return end
 
 
@@ -1125,10 +781,14 @@ def _update_job(
 def _describe_stages(net: Networks, scratch: Scratch, out: Table) -> None:
     stages, bins, settings, variables = net.stages, net.bins, net.settings[0], net.variables
     known, marginal = scratch.stages, scratch.marginal
+    means, squares = scratch.means, scratch.squares
     for c in range(len(stages)):
         if known[c]["status"] <= PRESENT:
+            if known[c]["status"] == UNDETERMINED:
+                _guess_tasks(net, scratch, c)
             v = stages[c]["demand"]
-            _describe(bins[c], settings, marginal[v, : variables[v]["states"]], out[c])
+            probability = marginal[v, : variables[v]["states"]]
+            _describe(bins[c], means[c], squares[c], probability, settings, out[c])
         else:
             _settle(out[c], known[c]["status"])
         out[c]["reduction"] = 0.0
@@ -1216,11 +876,11 @@ def _add_demand(
 def _add_moments(net: Networks, scratch: Scratch, row: Table) -> None:
     """Variances of what remains: the trees that the evidence leaves are independent."""
     variables, static = net.variables, net.moments
-    work, moments = scratch.variables, scratch.moments
+    work, moments, rows = scratch.variables, scratch.moments, scratch.rows
     for v in range(len(variables)):
-        if work[v]["root"] < 0 or _settled(work[v]):
+        if work[v]["root"] == 0 or _settled(work[v]):
             continue
-        at = variables[v]["row"] + work[v]["root"]
+        at = variables[v]["row"] + rows[variables[v]["row"]]
         if work[v]["dirty"] == 1:
             llm, both, regular = moments[at, 2], moments[at, 3], moments[at, 4]
         else:

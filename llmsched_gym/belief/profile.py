@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 CANDIDATES = 8  # parents tried per variable: those with the largest BIC gain alone
-UNSEEN_JOBS = 0.01  # weight, in jobs, of a state that is possible and was never seen
+UNSEEN_JOBS = 0.01  # weight of a state that is possible and was never seen
 IMPOSSIBLE_JOBS = 1e-4  # weight of what the template rules out: a round after the last one
 
 
@@ -80,27 +80,36 @@ class Bins:
     Attributes
     ----------
     least, mean, most : float64 [states], of the past values in each bin; 0 for state 0.
-    variance : float64 [states], of the past values in each bin.
+    tasks : float64 [states], the mean number of tasks of the past stages in each bin.
+    variance : float64 [states], mean squared distance of the past values from ``given``.
     """
 
     least: FloatArray
     mean: FloatArray
     most: FloatArray
+    tasks: FloatArray
     variance: FloatArray
 
     @classmethod
-    def fit(cls, values: FloatArray, bins: int) -> Bins:
+    def fit(cls, values: FloatArray, tasks: FloatArray, bins: int) -> Bins:
         """Quantile bins of the values (any number of them), fewer if few values are distinct."""
         if len(values) == 0:
-            values = np.zeros(1)
+            values, tasks = np.zeros(1), np.ones(1)
         distinct = np.unique(values)
         if len(distinct) <= bins:
             number = np.searchsorted(distinct, values)
         else:
             inner = np.quantile(values, np.arange(1, bins) / bins)
             _, number = np.unique(np.searchsorted(inner, values), return_inverse=True)
-        groups = [values[number == bin_] for bin_ in range(number.max() + 1)]
-        return cls(*(_with_absent(groups, f) for f in (np.min, np.mean, np.max, np.var)))
+        groups = [number == bin_ for bin_ in range(number.max() + 1)]
+
+        def of(column: FloatArray, statistic: Callable[..., Any]) -> FloatArray:
+            return np.array([0.0, *(statistic(column[group]) for group in groups)])
+
+        least, mean, most = (of(values, f) for f in (np.min, np.mean, np.max))
+        fitted = cls(least, mean, most, of(tasks, np.mean), np.zeros(len(groups) + 1))
+        error = values - fitted.given(tasks)[np.arange(len(values)), number + 1]
+        return replace(fitted, variance=of(error**2, np.mean))
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -114,9 +123,15 @@ class Bins:
         """The states of values that are present: each goes to the nearest bin."""
         return 1 + np.searchsorted(self.edges, values)
 
+    def given(self, tasks: FloatArray) -> FloatArray:
+        """The mean of each bin for a number of tasks: [len(tasks), states].
 
-def _with_absent(groups: list[FloatArray], statistic: Callable[..., Any]) -> FloatArray:
-    return np.array([0.0, *(statistic(group) for group in groups)])
+        Inside a bin, demand is proportional to the number of tasks as far as the bin reaches.
+        """
+        ratio = np.divide(
+            tasks[:, None], self.tasks, out=np.zeros((len(tasks), len(self))), where=self.tasks > 0
+        )
+        return np.clip(self.mean * ratio, self.least, self.most)
 
 
 @dataclass(frozen=True)
@@ -374,8 +389,9 @@ class _Data:
         demand_bins, fanout_bins = [], []
         for seconds, counts in zip(demand_s.T, tasks.T, strict=True):
             present = counts > 0
-            number = Bins.fit(counts[present].astype(np.float64), settings.fanouts)
-            bins = Bins.fit(seconds[present], settings.bins)
+            count = counts[present].astype(np.float64)
+            number = Bins.fit(count, count, settings.fanouts)
+            bins = Bins.fit(seconds[present], count, settings.bins)
             varies = fanouts and counts.min() < counts.max()
             fanout.append(len(codes) if varies else -1)
             if varies:
@@ -547,31 +563,41 @@ def _parameters(
 
 
 def _pseudo_counts(
-    template: Template, data: _Data, variable: int, parents: tuple[int, ...], prior_jobs: float
+    template: Template,
+    data: _Data,
+    variable: int,
+    parents: tuple[int, ...],
+    prior_jobs: float,
 ) -> FloatArray:
     """The Dirichlet prior of one conditional table, in jobs: [*parent states, states].
 
-    Each row's prior is worth ``prior_jobs`` jobs distributed like the variable regardless of its
-    parents (but its own fan-out), so that a rare combination falls back on what is common.
+    Each row's prior is distributed like the rows around it, which count half as much for each
+    step of a parent to a neighbouring state, and one job like all rows together. So a rare
+    combination falls back on similar ones.
     """
-    states = int(data.states[variable])
+    counts = data.counts(variable, parents)
+    states = counts.shape[-1]
+    overall = counts.sum(axis=tuple(range(len(parents)))) + UNSEEN_JOBS
+    near = counts
+    for axis, parent_states in enumerate(counts.shape[:-1]):
+        near = np.moveaxis(np.tensordot(_nearness(parent_states), near, (1, axis)), 0, axis)
+    near = near + overall / overall.sum()
     own = int(data.own_fanout[variable])
-    shape = (*(int(data.states[parent]) for parent in parents), states)
-    if own in parents:
-        common = data.counts(variable, (own,)) + UNSEEN_JOBS
-        overall = common.sum(axis=0, keepdims=True)
-        common += prior_jobs * overall / overall.sum()
-        common[0], common[1:, 0] = 0.0, 0.0
-        common[0, 0] = 1.0
-        common /= common.sum(axis=1, keepdims=True)
-        axis = parents.index(own)
-        order = [1] * len(parents)
-        order[axis] = len(common)
-        return prior_jobs * np.broadcast_to(common.reshape(*order, states), shape)
-    common = data.counts(variable, ()) + UNSEEN_JOBS
-    prior = np.array(np.broadcast_to(prior_jobs * common / common.sum(), shape))
+    if own in parents:  # absent if and only if the fan-out is 0
+        near = np.moveaxis(near, parents.index(own), 0)
+        near[0], near[1:, ..., 0] = np.eye(states)[0], 0.0
+        near = np.moveaxis(near, 0, parents.index(own))
+    prior = np.ascontiguousarray(prior_jobs * near / near.sum(axis=-1, keepdims=True))
     _rule_out(template, data, variable, parents, prior)
     return prior
+
+
+def _nearness(states: int) -> FloatArray:
+    """How much a parent's state resembles another: half per step, not at all where absent."""
+    state = np.arange(states)
+    near = 0.5 ** np.abs(state[:, None] - state)
+    near[0, 1:] = near[1:, 0] = 0.0
+    return near
 
 
 def _rule_out(
@@ -643,7 +669,7 @@ def _template_from_json(application: str, row: dict[str, Any]) -> Template:
     )
 
 
-_BIN_FIELDS = ("least", "mean", "most", "variance")
+_BIN_FIELDS = ("least", "mean", "most", "tasks", "variance")
 
 
 def _network_arrays(network: Network) -> dict[str, NDArray[Any]]:

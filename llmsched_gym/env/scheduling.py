@@ -9,17 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from llmsched_gym.belief.inference import (
-    BAYES,
-    BELIEF_JOB,
-    BELIEF_STAGE,
-    NONE,
-    ORACLE,
-    PRIOR,
-    compile_profile,
-    new_beliefs,
-    update,
-)
+from llmsched_gym.belief.inference import BAYES, NONE, ORACLE, PRIOR, compile_profile, update
+from llmsched_gym.belief.networks import BELIEF_JOB, BELIEF_STAGE, new_beliefs
 from llmsched_gym.belief.profile import BeliefSettings, load_or_fit
 from llmsched_gym.cluster.latency import Cluster, load_cluster
 from llmsched_gym.cluster.simulator import (

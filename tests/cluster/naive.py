@@ -76,6 +76,7 @@ class NaiveCluster:
         limit: int | None = None,
     ) -> None:
         self.jobs, self.arrivals, self.latency = jobs, arrivals, latency
+        self.coefficients = [round(x * 10**9) for x in (latency.a, latency.c, latency.d)]
         self.max_batch, self.limit = max_batch, limit
         self.engines = [Engine() for _ in range(engines)]
         self.executors: list[Run | None] = [None] * executors
@@ -122,7 +123,7 @@ class NaiveCluster:
         return [j for j in range(len(self.jobs)) if self.arrived(j) and self.completion[j] is None]
 
     def slowdown(self) -> float:
-        a, c, d = (self.latency.a, self.latency.c, self.latency.d)
+        a, c, d = self.coefficients
         ratios = []
         for engine in self.engines:
             if engine.running:
@@ -219,7 +220,7 @@ class NaiveCluster:
         if joining:
             ticks = self._prefill(tokens)
         else:
-            a, c, d = (round(x * 10**9) for x in (self.latency.a, self.latency.c, self.latency.d))
+            a, c, d = self.coefficients
             ticks = a + c * len(engine.in_flight) + d * tokens
         engine.boundary = self.now + ticks
 
