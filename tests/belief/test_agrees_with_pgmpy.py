@@ -102,7 +102,7 @@ def test_presence_of_every_stage_of_running_jobs(workload):
         observation, _, done, _, _ = env.step(int(rng.choice(legal)))
         if done:
             break
-        if decision % 25:
+        if decision % 5:
             continue
         job = int(rng.choice(env.state.active[: env.state.clock["active"][0]]))
         network = profile.networks[env.bank.applications[env.state.jobs["application"][job]]]
