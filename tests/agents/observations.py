@@ -81,6 +81,7 @@ def random_observation(
             "waiting_tasks": rng.integers(1, 8),
             "running_tasks": rng.integers(0, 3),
             "uncertainty_reduction": max(0, rng.integers(-2, 4)),
+            "demand_s": rng.integers(0, 4),
         }
         for job in sorted(rng.integers(0, jobs, size=stages))
     ]

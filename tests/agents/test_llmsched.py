@@ -63,7 +63,7 @@ def test_sets_by_hand() -> None:
     assert both.tolist() == [[1, 0, 0, 1, 1, 2], [4, 0, 1, 2, 3, 5]]
 
 
-def by_hand(seen: Observation, explore: bool, fraction: Fraction) -> int:
+def by_hand(seen: Observation, explore: bool, fraction: Fraction, price: float) -> int:
     """Algorithm 1 in loops."""
     stages, jobs = seen["stages"], seen["jobs"]
     legal = [int(row) for row in np.flatnonzero(seen["action_mask"][:-1])]
@@ -84,6 +84,7 @@ def by_hand(seen: Observation, explore: bool, fraction: Fraction) -> int:
                 if (
                     seen["stage_job"][row] in members
                     and reduction > 0
+                    and reduction > price * stages[row, STAGE["demand_s"]]
                     and started < max(Fraction(1), fraction * total)
                     and (best < 0 or reduction > stages[best, STAGE["uncertainty_reduction"]])
                 ):
@@ -93,12 +94,19 @@ def by_hand(seen: Observation, explore: bool, fraction: Fraction) -> int:
     return min(legal, key=lambda row: (float(jobs[seen["stage_job"][row], JOB["demand_s"]]), row))
 
 
-@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from(["0", "0.3", "0.5", "1"]))
-def test_it_is_algorithm_1(seed: int, explore: bool, fraction: str) -> None:
+@given(
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+    st.sampled_from(["0", "0.3", "0.5", "1"]),
+    st.sampled_from([0, 0.5, 2]),
+)
+def test_it_is_algorithm_1(seed: int, explore: bool, fraction: str, price: float) -> None:
     rng = np.random.default_rng(seed)
     seen = random_observation(rng, jobs=int(rng.integers(1, 8)), stages=int(rng.integers(1, 20)))
-    policy = make_policy("llmsched", epsilon=int(explore), explore_fraction=float(fraction))
-    assert policy.act(seen) == by_hand(seen, explore, Fraction(fraction))
+    policy = make_policy(
+        "llmsched", epsilon=int(explore), explore_fraction=float(fraction), price=price
+    )
+    assert policy.act(seen) == by_hand(seen, explore, Fraction(fraction), price)
 
 
 JOBS: list[dict[str, Any]] = [
@@ -124,6 +132,15 @@ def test_it_explores_the_most_telling_stage_of_the_first_set_that_has_one() -> N
     assert explorer().act(observation(JOBS, stages)) == 3, "the first set has one now"
     stages[3] = stage(2, 0.1, legal=0)
     assert explorer().act(observation(JOBS, stages)) == 1, "but it cannot run"
+
+
+def test_it_explores_what_is_worth_its_price() -> None:
+    stages = [stage(0, 9, demand_s=5), stage(1, 8, demand_s=3), stage(2, 0)]
+    assert explorer().act(observation(JOBS, stages)) == 1, "8 is above 2 x 3, 9 not above 2 x 5"
+    free = make_policy("llmsched", epsilon=1, price=0)
+    assert free.act(observation(JOBS, stages)) == 0
+    stages[1] = stage(1, 8, demand_s=4)
+    assert explorer().act(observation(JOBS, stages)) == 2, "neither: exploit"
 
 
 def test_it_exploits_where_nothing_is_left_to_explore() -> None:
