@@ -92,12 +92,8 @@ def _forget(net: Networks, scratch: Scratch) -> None:
 @compiled
 def _trace(net: Networks, scratch: Scratch) -> None:
     """Where evidence reaches: the possible rows of every bucket, its component, whether dirty."""
-    variables, separators, work, rows = (
-        net.variables,
-        net.separators,
-        scratch.variables,
-        scratch.rows,
-    )
+    variables, separators = net.variables, net.separators
+    known, work, rows = scratch.stages, scratch.variables, scratch.rows
     for v in range(len(variables)):
         own, here = variables[v], work[v]
         first, count = own["row"], 1
@@ -113,6 +109,8 @@ def _trace(net: Networks, scratch: Scratch) -> None:
         here["count"], here["root"] = count, 1 if count == 1 else 0
         here["component"] = v if count == 1 else work[own["parent"]]["component"]
         here["dirty"] = 1 if here["low"] > 0 or here["high"] < own["states"] - 1 else 0
+        if own["stage"] >= 0 and known[own["stage"]]["status"] == UNKNOWN:
+            here["dirty"] = 1  # without evidence, but nothing of it remains
     for v in range(len(variables) - 1, -1, -1):
         if work[v]["dirty"] == 1 and work[v]["root"] == 0:
             work[variables[v]["parent"]]["dirty"] = 1
@@ -344,7 +342,8 @@ def _quantile(bins: Table, means: FloatArray, marginal: FloatArray, level: float
         last = x
         if below + marginal[x] >= level - 1e-12:
             least, most = bins[x]["least_s"], bins[x]["most_s"]
-            if means[x] <= least or means[x] >= most:
+            rounding = 1e-9 * (most - least)
+            if means[x] <= least + rounding or means[x] >= most - rounding:
                 return float(means[x])
             u = min(1.0, max(0.0, (level - below) / marginal[x]))
             return float(least + (most - least) * u ** ((most - means[x]) / (means[x] - least)))
@@ -875,10 +874,17 @@ def _add_demand(
 @compiled
 def _add_moments(net: Networks, scratch: Scratch, row: Table) -> None:
     """Variances of what remains: the trees that the evidence leaves are independent."""
-    variables, static = net.variables, net.moments
-    work, moments, rows = scratch.variables, scratch.moments, scratch.rows
+    variables, static, stages = net.variables, net.moments, net.stages
+    known, work, moments, rows = scratch.stages, scratch.variables, scratch.moments, scratch.rows
     for v in range(len(variables)):
-        if work[v]["root"] == 0 or _settled(work[v]):
+        if work[v]["root"] == 0:
+            continue
+        if _settled(work[v]):
+            c = variables[v]["stage"]
+            if c >= 0 and known[c]["left"] > 0.0:  # present, and all its demand is in one bin
+                spread = net.bins[c, work[v]["low"]]["variance"]
+                variance = known[c]["left"] * known[c]["left"] * spread
+                _add_demand(row, stages[c]["kind"], 0.0, 0.0, 0.0, variance)
             continue
         at = variables[v]["row"] + rows[variables[v]["row"]]
         if work[v]["dirty"] == 1:

@@ -212,7 +212,7 @@ def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
         for name in applications
         if name in profile.networks
     ]
-    width = max((part["variables"]["states"].max() for part in parts), default=1)
+    width = max((len(bins) for part in parts for pair in part["bins"] for bins in pair), default=1)
     starts = np.zeros(len(applications) + 1, APPLICATION)
     known = np.array([name in profile.networks for name in applications], bool)
     for field in APPLICATION.names or ():

@@ -1,70 +1,32 @@
-# mypy: no-disallow-untyped-defs, no-disallow-untyped-calls
-"""The compiled posterior against pgmpy's variable elimination, on running jobs."""
+"""The compiled posterior against pgmpy's variable elimination, on every fitted network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from enumeration import Expected, information
+from moments import Believer, Moment
+from numpy.typing import NDArray
 
-from llmsched_gym.belief.profile import BeliefSettings, load_or_fit
-from llmsched_gym.cluster.state import TICKS_PER_SECOND
-from llmsched_gym.env.scheduling import LLMSchedEnv
+from llmsched_gym.belief.inference import BAYES
+from llmsched_gym.belief.networks import Table
+from llmsched_gym.belief.profile import BeliefProfile, Network, load_or_fit
+from llmsched_gym.cluster.latency import load_cluster
+from llmsched_gym.workload.applications import APPLICATIONS
+from llmsched_gym.workload.bank import JobBank
+from llmsched_gym.workload.mixes import Workload, make_workload
+from llmsched_gym.workload.template import canonical_stages
 
-
-def nearest_bin(bins, value):
-    """State of a value: the bin with the least distance to it, the first one at equal distance."""
-    distance = np.maximum(bins.least[1:] - value, value - bins.most[1:])
-    return 1 + int(np.argmin(np.maximum(distance, 0)))
-
-
-def evidence_of(env, network, job):
-    """Allowed states [variable -> set] by a plain reading of what is visible of a job."""
-    state, templates = env.state, env._templates
-    first = templates.first[state.jobs["application"][job]]
-    begin = state.jobs["first_stage"][job]
-    visible = {}
-    for stage in range(begin, begin + state.jobs["num_stages"][job]):
-        if state.stages["visible"][stage] and state.stages["canonical"][stage] >= 0:
-            visible[state.stages["canonical"][stage] - first] = state.stages[stage]
-    allowed = {}
-    undetermined = set(range(len(network.demand)))
-    progress = True
-    while progress:  # determined at arrival, or by revealers that can reveal nothing any more
-        progress = False
-        for c in sorted(undetermined):
-            row = templates.revealers[
-                templates.revealers_of[first + c] : templates.revealers_of[first + c + 1]
-            ]
-            open_ = [
-                r - first
-                for r in row
-                if r - first in undetermined
-                or (
-                    r - first in visible
-                    and visible[r - first]["completed_tasks"] < visible[r - first]["num_tasks"]
-                )
-            ]
-            if c in visible or not open_:
-                undetermined.discard(c)
-                progress = True
-    for c in range(len(network.demand)):
-        demand, fanout = network.demand[c], network.fanout[c]
-        states = network.states[demand]
-        if c in visible:
-            stage = visible[c]
-            done = stage["completed_tasks"] == stage["num_tasks"]
-            seconds = stage["demand"] / TICKS_PER_SECOND
-            allowed[demand] = (
-                {nearest_bin(network.demand_bins[c], seconds)} if done else set(range(1, states))
-            )
-            if fanout >= 0:
-                allowed[fanout] = {nearest_bin(network.fanout_bins[c], stage["num_tasks"])}
-        elif c not in undetermined:
-            allowed[demand] = {0}
-            if fanout >= 0:
-                allowed[fanout] = {0}
-    return allowed, visible, undetermined
+MOMENTS = 12  # of each application
+QUESTIONS = 4  # at each moment
+CLUSTER = load_cluster("constant")
 
 
-def named(network):
+def named(network: Network) -> Any:
     """The network in pgmpy with names for variables, as virtual evidence needs them."""
     from pgmpy.factors.discrete import TabularCPD
     from pgmpy.models import DiscreteBayesianNetwork
@@ -85,44 +47,107 @@ def named(network):
     return model
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workload", ["planning", "chain_like", "predefined"])
-def test_presence_of_every_stage_of_running_jobs(workload):
+def ask_pgmpy(
+    network: Network, variables: list[int], allowed: dict[int, set[int]]
+) -> NDArray[np.float64]:
+    """P(variables | each variable in its allowed states)."""
     from pgmpy.factors.discrete import TabularCPD
     from pgmpy.inference import VariableElimination
 
-    env = LLMSchedEnv(workload, num_jobs=12, load=2.0, belief="bayes")
-    profile = load_or_fit(env.workload.past, env.cluster.latency, BeliefSettings())
+    hard = {
+        f"v{v}": next(iter(some))
+        for v, some in allowed.items()
+        if len(some) == 1 and v not in variables
+    }
+    soft = [
+        TabularCPD(f"v{v}", len(column), column)
+        for v, some in allowed.items()
+        if f"v{v}" not in hard
+        for column in [[[float(x in some)] for x in range(network.states[v])]]
+    ]
+    # pgmpy leaves virtual evidence in the model: each question needs a new one.
+    answer = VariableElimination(named(network)).query(
+        [f"v{v}" for v in variables], evidence=hard, virtual_evidence=soft, show_progress=False
+    )
+    order = [answer.variables.index(f"v{v}") for v in variables]
+    return np.transpose(answer.values, order)
+
+
+def moments(bank: JobBank, application: str, rng: np.random.Generator) -> Iterator[Moment]:
+    """Random jobs at random moments, forever; some tasks of what could run are complete."""
+    mine = np.flatnonzero(bank.job_application == bank.applications.index(application))
+    while True:
+        job = bank.job(int(rng.choice(mine)))
+        eagerness = rng.uniform(0.3, 1.0)
+        completed: list[int] = []
+        for stage in job.stages:
+            ready = all(completed[p] == len(job.stages[p].tasks) for p in stage.parents)
+            count = len(stage.tasks)
+            done = count if rng.random() < eagerness else int(rng.integers(0, count))
+            completed.append(done if ready else 0)
+        yield Moment(job, tuple(completed), job.canonical_names())
+
+
+def judge(profile: BeliefProfile, moment: Moment) -> Table:
+    """The beliefs about a job's stages."""
+    believer = Believer(profile, [moment], BAYES, CLUSTER)
+    canonical = canonical_stages(JobBank.from_jobs([moment.job]), profile.templates)
+    np.testing.assert_array_equal(believer.state.stages["canonical"], canonical)
+    believer.show(0, moment)
+    return np.array(believer.update().stages[0])
+
+
+def check_stage(expected: Expected, believed: Table, c: int) -> None:
+    """The distribution of a stage's demand, and of its number of tasks where its mean depends."""
+    network, fanout = expected.network, expected.fanout_asked(c)
+    variables = [int(network.demand[c])] if fanout < 0 else [fanout, int(network.demand[c])]
+    joint = ask_pgmpy(network, variables, expected.allowed)
+    answers = expected.summary(c, joint.reshape(-1, joint.shape[-1]))
+    for field, value in answers.items():
+        assert believed[c][field] == pytest.approx(value, rel=1e-9, abs=1e-9), (c, field)
+
+
+def check_reduction(expected: Expected, believed: Table, c: int) -> None:
+    """What a ready stage would tell, with the ranges that are believed."""
+    network, ranges = expected.network, believed["high_s"] - believed["low_s"]
+    nearest = expected.nearest(c)
+    total = 0.0
+    if nearest:
+        variables = [int(network.demand[y]) for y in (c, *nearest)]
+        total = information(ask_pgmpy(network, variables, expected.allowed)) * ranges[nearest].sum()
+    for z in expected.revealed(c):
+        p = ask_pgmpy(network, [expected.shown(z)], expected.allowed)
+        total += expected.structural_entropy(z, p) * ranges[z]
+    assert believed[c]["reduction"] == pytest.approx(total, rel=1e-9, abs=1e-9), c
+
+
+def check(workload: Workload, application: str) -> None:
     rng = np.random.default_rng(0)
-    observation, _ = env.reset(seed=0)
-    compared = 0
-    done = False
-    for decision in range(2000):
-        legal = np.flatnonzero(observation["action_mask"])
-        observation, _, done, _, _ = env.step(int(rng.choice(legal)))
-        if done:
-            break
-        if decision % 5:
-            continue
-        job = int(rng.choice(env.state.active[: env.state.clock["active"][0]]))
-        network = profile.networks[env.bank.applications[env.state.jobs["application"][job]]]
-        allowed, _, undetermined = evidence_of(env, network, job)
-        asked = sorted(undetermined)[:3]
-        if not asked:
-            continue
-        hard = {f"v{v}": next(iter(s)) for v, s in allowed.items() if len(s) == 1}
-        soft = [
-            TabularCPD(f"v{v}", len(column), column)
-            for v, s in allowed.items()
-            if len(s) > 1
-            for column in [[[float(x in s)] for x in range(network.states[v])]]
-        ]
-        for c in asked:
-            # pgmpy leaves virtual evidence in the model: each question needs a new one
-            answer = VariableElimination(named(network)).query(
-                [f"v{network.demand[c]}"], evidence=hard, virtual_evidence=soft, show_progress=False
-            )
-            believed = env._stage_beliefs[job][c]
-            assert believed["presence"] == pytest.approx(1 - answer.values[0], abs=1e-9)
-            compared += 1
-    assert compared > 5 or workload == "predefined"
+    profile = load_or_fit(workload.past, CLUSTER.latency)
+    drawn = moments(workload.bank, application, rng)
+    stages = reductions = 0
+    for _ in range(MOMENTS):
+        moment = next(drawn)
+        expected, believed = Expected(profile, moment), judge(profile, moment)
+        uncertain = sorted(expected.present | expected.undetermined)
+        for c in map(int, rng.permutation(uncertain)[:QUESTIONS]):
+            check_stage(expected, believed, c)
+            stages += 1
+        for c in map(int, rng.permutation(expected.ready())[:1]):
+            check_reduction(expected, believed, c)
+            reductions += believed[c]["reduction"] > 0
+    assert stages >= MOMENTS
+    assert reductions > 0 or not profile.networks[application].edges
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("application", APPLICATIONS)
+def test_generated_applications(application: str) -> None:
+    check(make_workload("mixed"), application)
+
+
+@pytest.mark.slow
+def test_traces(shared: Path) -> None:
+    workload = make_workload("traces", path=shared / "traces")
+    for application in workload.bank.applications:
+        check(workload, application)

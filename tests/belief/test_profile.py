@@ -1,0 +1,400 @@
+"""Fitting networks to past jobs, and keeping them on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moments import CLUSTER, believe, moment, stage
+from strategies import banks
+
+from llmsched_gym.belief import profile as profile_module
+from llmsched_gym.belief.profile import (
+    BeliefProfile,
+    BeliefSettings,
+    Bins,
+    fit_profile,
+    load_or_fit,
+)
+from llmsched_gym.workload.bank import JobBank
+from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
+from llmsched_gym.workload.mixes import make_workload
+
+LATENCY = CLUSTER.latency
+PLAIN = BeliefSettings(min_jobs=1000)
+
+
+def fan_out(number: int, application: str = "app") -> Job:
+    """A plan that reveals 0 to 3 tools, each as long as the plan; with none, another plan."""
+    count = number % 4
+    time = 1.0 + (number * 7919 % 13)
+    stages = [Stage("plan", Kind.LLM, (), (LLMTask(1, round(time * 50)),))]
+    if count:
+        tools = tuple(RegularTask(time) for _ in range(count))
+        stages.append(Stage("tools", Kind.REGULAR, (0,), tools, 0))
+    else:
+        stages.append(Stage("again", Kind.LLM, (0,), (LLMTask(1, 100),), 0))
+    return Job(application, f"job-{number}", tuple(stages))
+
+
+@pytest.fixture(scope="module")
+def past() -> JobBank:
+    return JobBank.from_jobs(fan_out(number) for number in range(200))
+
+
+@pytest.fixture(scope="module")
+def fitted(past: JobBank) -> BeliefProfile:
+    return fit_profile(past, LATENCY)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two profiles, or parts of them, are equal to the last bit."""
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, tuple) and not isinstance(a, str):
+        return len(a) == len(b) and all(map(same, a, b))
+    if hasattr(a, "__dataclass_fields__"):
+        return type(a) is type(b) and all(
+            same(getattr(a, field.name), getattr(b, field.name)) for field in fields(a)
+        )
+    return bool(a == b)
+
+
+# --- Bins -------------------------------------------------------------------------------------
+
+
+def fit_bins(values: Sequence[float], bins: int = 6) -> Bins:
+    return Bins.fit(np.array(values, np.float64), np.ones(len(values)), bins)
+
+
+def test_no_values() -> None:
+    assert len(fit_bins([])) == 2
+    assert fit_bins([]).mean.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("values", [[5.0], [5.0] * 30])
+def test_one_distinct_value(values: list[float]) -> None:
+    bins = fit_bins(values)
+    for column in (bins.least, bins.mean, bins.most):
+        assert column.tolist() == [0.0, 5.0]
+    assert bins.variance.tolist() == [0.0, 0.0]
+    assert bins.state(np.array([0.0, 5.0, 1e9])).tolist() == [1, 1, 1]
+
+
+def test_few_distinct_values_get_a_bin_each() -> None:
+    bins = fit_bins([3.0, 1.0, 1.0, 7.0])
+    assert bins.mean.tolist() == [0.0, 1.0, 3.0, 7.0]
+    assert bins.state(np.array([0.0, 1.9, 2.1, 4.9, 5.1, 99.0])).tolist() == [1, 1, 2, 2, 3, 3]
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=60), st.integers(1, 8))
+def test_bins_hold_the_values(values: list[float], bins: int) -> None:
+    array = np.array(values)
+    fitted = fit_bins(values, bins)
+    assert 2 <= len(fitted) <= bins + 1
+    assert (fitted.least <= fitted.mean + 1e-9).all()
+    assert (fitted.mean <= fitted.most + 1e-9).all()
+    assert (fitted.most[1:-1] < fitted.least[2:]).all()
+    state = fitted.state(array)
+    assert (fitted.least[state] <= array).all()
+    assert (array <= fitted.most[state]).all()
+    for k in range(1, len(fitted)):
+        assert fitted.mean[k] == pytest.approx(array[state == k].mean())
+        assert fitted.variance[k] == pytest.approx(array[state == k].var(), abs=1e-6)
+
+
+# --- Fitted networks --------------------------------------------------------------------------
+
+
+def check_networks(profile: BeliefProfile) -> None:
+    """What must hold of every fitted network."""
+    for name, network in profile.networks.items():
+        template = profile.templates[name]
+        assert len(network.demand) == len(network.fanout) == len(template.stages)
+        for c, (variable, fanout) in enumerate(zip(network.demand, network.fanout, strict=True)):
+            bins, counts = network.demand_bins[c], network.fanout_bins[c]
+            assert network.states[variable] == len(bins)
+            if fanout >= 0:
+                assert network.states[fanout] == len(counts)
+                assert fanout in network.parents[variable]
+                absent = np.moveaxis(
+                    network.tables[variable], network.parents[variable].index(fanout), 0
+                )
+                assert (absent[0, ..., 0] == 1.0).all()  # absent if and only if there is no task
+                assert (absent[1:, ..., 0] == 0.0).all()
+        for variable, (parents, table) in enumerate(
+            zip(network.parents, network.tables, strict=True)
+        ):
+            assert list(parents) == sorted(parents)
+            assert all(parent < variable for parent in parents)
+            assert len(parents) <= profile.settings.max_parents
+            assert table.shape == (*(network.states[p] for p in parents), table.shape[-1])
+            assert (table >= 0).all()
+            np.testing.assert_allclose(table.sum(axis=-1), 1.0, rtol=0, atol=1e-12)
+
+
+def test_fitted_networks_are_sound(fitted: BeliefProfile) -> None:
+    check_networks(fitted)
+    assert fitted.notes == ()
+    assert fitted.networks["app"].edges
+
+
+@settings(max_examples=6)
+@given(banks(max_size=8))
+def test_any_past_can_be_fitted(past: JobBank) -> None:
+    for chosen in (BeliefSettings(min_jobs=2), BeliefSettings()):
+        profile = fit_profile(past, LATENCY, chosen)
+        check_networks(profile)
+        for index in range(len(past)):
+            job = past.job(index)
+            shown = replace(
+                moment(*job.stages, application=job.application), names=job.canonical_names()
+            )
+            beliefs = believe(profile, shown)
+            assert np.isfinite(beliefs.stages["demand_s"]).all()
+            assert beliefs.jobs["skipped"][0] <= len(job.stages)
+
+
+@pytest.mark.slow
+def test_generated_applications_are_sound() -> None:
+    check_networks(load_or_fit(make_workload("mixed").past, LATENCY))
+
+
+@pytest.mark.slow
+def test_traces_are_sound(shared: Path) -> None:
+    past = make_workload("traces", path=shared / "traces").past
+    profile = load_or_fit(past, LATENCY)
+    check_networks(profile)
+    for name, number in zip(past.applications, np.bincount(past.job_application), strict=True):
+        noted = any(note.startswith(f"{name}:") for note in profile.notes)
+        assert noted == (number < profile.settings.min_jobs)
+
+
+def test_fitting_is_deterministic(past: JobBank, fitted: BeliefProfile) -> None:
+    assert same(fit_profile(past, LATENCY), fitted)
+
+
+def test_what_the_network_learns(fitted: BeliefProfile) -> None:
+    """The tools take as long each as the plan took; without a tool there is another plan."""
+    stages = fitted.templates["app"].stages
+    tools, again = stages.index("tools#1"), stages.index("again#1")
+    job = fan_out(3)
+    before = believe(fitted, moment(*job.stages)).stages[0]
+    assert before["presence"][tools] == pytest.approx(0.75, abs=0.02)
+    assert before["presence"][again] == pytest.approx(0.25, abs=0.02)
+    past = [fan_out(number) for number in range(200)]
+    mean = sum(
+        task.duration_s for job in past for task in job.tasks() if isinstance(task, RegularTask)
+    ) / len(past)
+    assert before["demand_s"][tools] == pytest.approx(mean, rel=0.05)
+    plan_s = job.stages[0].tasks[0].output_tokens * 0.02  # type: ignore[union-attr]
+    after = believe(fitted, moment(*job.stages, completed=[1])).stages[0]
+    assert after["presence"].tolist() == [1.0 if c in (0, tools) else 0.0 for c in range(3)]
+    assert after["demand_s"][tools] == pytest.approx(3 * plan_s, rel=0.25)
+
+
+def test_what_cannot_be_revealed_has_next_to_no_weight() -> None:
+    """Rounds that follow each other: none comes after one that is absent."""
+    jobs = [Job("app", f"job-{number}", tuple(rounds(1 + number * 31 % 5))) for number in range(60)]
+    network = fit_profile(JobBank.from_jobs(jobs), LATENCY).networks["app"]
+    for variable, parents in enumerate(network.parents):
+        if parents:
+            assert network.tables[variable][(0,) * len(parents)][0] > 0.999
+
+
+def rounds(count: int) -> list[Stage]:
+    return [
+        stage("round", *range(max(number - 1, 0), number), by=number - 1 if number else None)
+        for number in range(count)
+    ]
+
+
+def test_few_past_jobs() -> None:
+    past = JobBank.from_jobs(fan_out(number) for number in range(19))
+    profile = fit_profile(past, LATENCY)
+    check_networks(profile)
+    network = profile.networks["app"]
+    assert not network.edges
+    assert (network.fanout == -1).all()
+    assert profile.notes == ("app: 19 past jobs, below min_jobs=20: a plain prior without edges",)
+    tools = profile.templates["app"].stages.index("tools#1")
+    believed = believe(profile, moment(*fan_out(2).stages)).stages[0]
+    assert believed["presence"][tools] == pytest.approx(14 / 19, abs=0.01)
+
+
+def test_one_past_job() -> None:
+    profile = fit_profile(JobBank.from_jobs([fan_out(3)]), LATENCY)
+    check_networks(profile)
+    beliefs = believe(profile, moment(*fan_out(3).stages))
+    assert beliefs.stages["demand_s"][0] == pytest.approx([7.0, 21.0], rel=0.02)
+
+
+def test_more_fan_outs_than_demands_in_few_past_jobs() -> None:
+    """The number of tasks takes more values than any variable of a plain prior has states."""
+    jobs = [Job("app", f"job-{n}", (stage("tools", seconds=[12.0 / n] * n),)) for n in range(1, 13)]
+    profile = fit_profile(JobBank.from_jobs(jobs), LATENCY)
+    beliefs = believe(profile, moment(*jobs[5].stages, completed=[3]))
+    assert beliefs.jobs["regular_s"][0] == pytest.approx(6.0)
+
+
+def test_an_application_without_past_jobs(fitted: BeliefProfile) -> None:
+    assert len(fitted.missing(["app", "new", "other"])) == 2
+    job = fan_out(2, "new")
+    row = believe(fitted, moment(*job.stages, application="new")).jobs[0]
+    tasks = fitted.tasks[""]
+    assert row["llm_s"] == pytest.approx(tasks.mean[0])  # the plan: the tools are hidden
+    assert (row["skipped"], row["regular_s"]) == (1, 0.0)
+    assert row["prior_regular_s"] == pytest.approx(tasks.per_job[1])
+
+
+def test_what_was_never_seen_is_counted(fitted: BeliefProfile) -> None:
+    plan = stage("plan", seconds=[1000.0], kind=Kind.LLM)
+    tools = stage("tools", 0, seconds=[1.0] * 9, by=0)
+    new = stage("new", 0, by=0)
+    row = believe(fitted, moment(plan, tools, new, completed=[1, 2])).jobs[0]
+    assert row["skipped"] == 1
+    assert row["clamped"] == 2  # the plan's demand and the number of tools
+    assert np.isfinite([row[field] for field in row.dtype.names]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("bins", 0), ("fanouts", 0), ("max_parents", 0), ("min_jobs", 1), ("prior_jobs", 0.0)],
+        *[("reachable", -1), ("reachable", 5), ("low", -0.1), ("high", 1.1), ("low", 0.99)],
+    ],
+)
+def test_settings_out_of_range(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        BeliefSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_max_parents(past: JobBank) -> None:
+    check_networks(fit_profile(past, LATENCY, BeliefSettings(max_parents=1)))
+
+
+# --- On disk ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chosen", [BeliefSettings(), PLAIN])
+def test_round_trip(past: JobBank, chosen: BeliefSettings, tmp_path: Path) -> None:
+    profile = fit_profile(past, LATENCY, chosen)
+    profile.save(tmp_path / "profile.npz")
+    assert same(BeliefProfile.load(tmp_path / "profile.npz"), profile)
+    assert [path.name for path in tmp_path.iterdir()] == ["profile.npz"]
+
+
+def test_damaged_file(fitted: BeliefProfile, tmp_path: Path) -> None:
+    path = tmp_path / "profile.npz"
+    fitted.save(path)
+    whole = path.read_bytes()
+    damaged = [b"", b"not an archive", whole[: len(whole) // 2], whole[:-1]]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="profile.npz: not a belief profile"):
+            BeliefProfile.load(path)
+    for at in np.random.default_rng(0).integers(0, len(whole), 200):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        with suppress(ValueError):  # or else it was a date in the archive, say
+            assert same(BeliefProfile.load(path), fitted)
+    np.savez(path, header=np.frombuffer(b"{}", np.uint8))
+    with pytest.raises(ValueError, match="not a belief profile"):
+        BeliefProfile.load(path)
+    with pytest.raises(FileNotFoundError):
+        BeliefProfile.load(tmp_path / "missing.npz")
+
+
+def test_a_failed_save_leaves_the_old_file(
+    fitted: BeliefProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "profile.npz"
+    fitted.save(path)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    with pytest.raises(OSError, match="no space"):
+        fitted.save(path)
+    monkeypatch.undo()
+    assert same(BeliefProfile.load(path), fitted)
+    assert [path.name for path in tmp_path.iterdir()] == ["profile.npz"]
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[BeliefSettings]:
+    """The settings of every fit since the test began."""
+    calls: list[BeliefSettings] = []
+    fit: Callable[..., BeliefProfile] = profile_module.fit_profile
+
+    def counted(past: JobBank, latency: Any, settings: BeliefSettings) -> BeliefProfile:
+        calls.append(settings)
+        return fit(past, latency, settings)
+
+    monkeypatch.setattr(profile_module, "fit_profile", counted)
+    return calls
+
+
+def test_the_second_time_is_read(past: JobBank, tmp_path: Path, fits: list[BeliefSettings]) -> None:
+    first = load_or_fit(past, LATENCY, PLAIN, tmp_path / "new" / "folder")
+    assert same(load_or_fit(past, LATENCY, PLAIN, tmp_path / "new" / "folder"), first)
+    assert fits == [PLAIN]
+
+
+def test_the_key_holds_everything(past: JobBank, tmp_path: Path, fits: list[Any]) -> None:
+    jobs = past.jobs()
+    longer = [*jobs[:-1], replace(jobs[-1], stages=fan_out(2).stages)]
+    shown = replace(jobs[1].stages[1], revealed_by=None)
+    known_at_arrival = [jobs[0], replace(jobs[1], stages=(jobs[1].stages[0], shown)), *jobs[2:]]
+    renamed = [replace(job, application="other") for job in jobs]
+    banks = [JobBank.from_jobs(some) for some in (jobs[1:], longer, known_at_arrival, renamed)]
+    other: dict[str, Any] = {
+        **{"bins": 5, "fanouts": 4, "max_parents": 1, "min_jobs": 999, "prior_jobs": 2.0},
+        **{"low": 0.1, "high": 0.9, "reachable": 3, "structural": False},
+    }
+    assert set(other) == {field.name for field in fields(BeliefSettings)}
+    slower = replace(LATENCY, a=LATENCY.a * 1.001)
+    cases = [(past, LATENCY, PLAIN), (past, slower, PLAIN)]
+    cases += [(past, LATENCY, replace(PLAIN, **{name: other[name]})) for name in other]
+    cases += [(bank, LATENCY, PLAIN) for bank in banks]
+    for _ in range(2):
+        for bank, latency, chosen in cases:
+            load_or_fit(bank, latency, chosen, tmp_path)
+    assert len(fits) == len(cases)
+    same_jobs = JobBank.from_jobs(replace(job, job_id=f"x{job.job_id}") for job in jobs)
+    load_or_fit(same_jobs, replace(LATENCY, name="same"), PLAIN, tmp_path)
+    assert len(fits) == len(cases)  # names of jobs and presets change nothing
+
+
+def test_a_damaged_cache_is_refitted(past: JobBank, tmp_path: Path, fits: list[Any]) -> None:
+    first = load_or_fit(past, LATENCY, PLAIN, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    for _ in range(2):
+        assert same(load_or_fit(past, LATENCY, PLAIN, tmp_path), first)
+    assert len(fits) == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_cache_that_cannot_be_written(past: JobBank, tmp_path: Path, fits: list[Any]) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    for where in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert load_or_fit(past, LATENCY, PLAIN, where).networks
+    (tmp_path / "real").mkdir()
+    load_or_fit(past, LATENCY, PLAIN, tmp_path / "real")
+    (path,) = (tmp_path / "real").iterdir()
+    path.unlink()
+    path.mkdir()  # a folder where the file should be
+    (path / "full").touch()
+    assert load_or_fit(past, LATENCY, PLAIN, tmp_path / "real").networks
+    assert len(fits) == 4
+    assert [item.name for item in (tmp_path / "real").iterdir()] == [path.name]
