@@ -16,8 +16,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,6 +36,7 @@ from agents.base import policy_options
 from configs import groups, register_groups
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.latency import Cluster, load_cluster
+from llmsched_gym.cluster.state import NO_LIMIT, TICKS_PER_SECOND
 from llmsched_gym.env.scheduling import InvalidAction, LLMSchedEnv
 from llmsched_gym.results import (
     Episode,
@@ -46,6 +48,10 @@ from llmsched_gym.results import (
 )
 from llmsched_gym.workload.mixes import Workload, make_workload
 
+SETTINGS = (
+    *("policy", "workload", "cluster", "belief", "baselines", "episodes", "num_jobs", "seed"),
+    *("max_stages", "processes", "output_dir"),
+)
 REFERENCE = "srtf_oracle"
 FLAGS = ("--help", "-h", "--multirun", "-m", "--config-dir=PATH")
 
@@ -125,6 +131,8 @@ class Evaluation:
 def build(settings: dict[str, Any]) -> Evaluation:
     """Make everything that the settings name; InputError for what is not right in them."""
     try:
+        for name in sorted(settings.keys() - set(SETTINGS)):  # by +name=value on the command line
+            raise ValueError(f"unknown option {name!r}; valid here: {', '.join(SETTINGS)}")
         belief, belief_settings = _belief(**_options(settings, "belief"))
         runs = _runs(_options(settings, "policy"), settings.get("baselines"), belief)
         episodes, num_jobs = _whole(settings, "episodes"), _whole(settings, "num_jobs")
@@ -133,7 +141,7 @@ def build(settings: dict[str, Any]) -> Evaluation:
         max_stages = _whole(settings, "max_stages", optional=True)
         workload, load, rate = _workload(**_options(settings, "workload"))
         cluster = _cluster(**_options(settings, "cluster"))
-        if not isinstance(settings.get("output_dir"), str):
+        if not isinstance(settings.get("output_dir"), str) or not settings["output_dir"]:
             raise ValueError("output_dir: it needs the name of a folder")
         env, oracle = (
             LLMSchedEnv(
@@ -238,6 +246,11 @@ def play(evaluation: Evaluation, run: Run, number: int) -> Episode:
     except InvalidAction as error:
         raise InputError(f"policy {run.label}: episode {number}: {error}") from error
     jobs = env.job_table()
+    if np.isnan(jobs["completion_s"]).any():
+        raise InputError(
+            f"policy {run.label}: episode {number}: its jobs take longer than the simulator can "
+            f"count, {NO_LIMIT / TICKS_PER_SECOND:g} s"
+        )
     makespan_s = float(jobs["completion_s"].max())
     return Episode(run.label, number, jobs, makespan_s, decisions, decision_us)
 
@@ -272,14 +285,35 @@ def play_all(evaluation: Evaluation, played: Callable[[], None]) -> list[Episode
     with ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), _start_worker, (evaluation,)
     ) as pool:
-        futures = [pool.submit(_play_in_worker, run, number) for run, number in todo]
         try:
+            with _interrupts_postponed():
+                futures = [pool.submit(_play_in_worker, run, number) for run, number in todo]
             for future in as_completed(futures):
                 future.result()
                 played()
-        finally:
+        except BaseException:  # an interrupt, too: episodes that do not count are not awaited
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
     return [future.result() for future in futures]
+
+
+@contextmanager
+def _interrupts_postponed() -> Iterator[None]:
+    """Ctrl-C takes effect afterwards, and never in processes that are started meanwhile."""
+    interrupts: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
+    if sys.platform != "win32":
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
+    try:
+        yield
+    finally:
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if interrupts:
+        raise KeyboardInterrupt
 
 
 _evaluation: Evaluation | None = None  # of this worker process
@@ -288,7 +322,6 @@ _evaluation: Evaluation | None = None  # of this worker process
 def _start_worker(evaluation: Evaluation) -> None:
     global _evaluation
     _evaluation = evaluation
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends its workers
 
 
 def _play_in_worker(run: Run, number: int) -> Episode:
@@ -338,7 +371,9 @@ def _run(config: DictConfig) -> None:
         evaluate({str(key): value for key, value in settings.items()})
     except (InputError, OmegaConfBaseException) as error:
         _fail(error)
-    except Exception:  # a bug, or one in a custom policy; Hydra would cut its traceback short
+    except Exception as error:  # a bug, maybe in a custom policy; Hydra would cut its traceback
+        if _interrupted(error):
+            raise KeyboardInterrupt from None
         traceback.print_exc()
         sys.exit(1)
 
@@ -346,8 +381,8 @@ def _run(config: DictConfig) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with these arguments, by default those of the process.
 
-    Exits with code 2 and one line on stderr for bad input; HYDRA_FULL_ERROR=1 in the environment
-    adds the traceback.
+    Exits with code 2 and one line on stderr for bad input, where HYDRA_FULL_ERROR=1 in the
+    environment adds the traceback; and with code 130 and one line after Ctrl-C.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     arguments.sort(key=lambda argument: not argument.startswith("-"))  # argparse: flags first
@@ -364,10 +399,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         _fail(error)
     except KeyboardInterrupt:
+        print("evaluate.py: interrupted, no results are written", file=sys.stderr)
         sys.exit(130)
 
 
 _full_errors = False
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether an interrupt is at the bottom of an error, as when numba was compiling."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _is_flag(argument: str) -> bool:

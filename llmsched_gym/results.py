@@ -227,7 +227,8 @@ def staged(output_dir: Path) -> Iterator[Path]:
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     if output_dir.exists() and not output_dir.is_dir():
         raise NotADirectoryError(20, "Not a directory", str(output_dir))
-    folder = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
+    beside = output_dir if output_dir.is_dir() else output_dir.parent  # on the same file system
+    folder = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=beside))
     try:
         yield folder
         output_dir.mkdir(exist_ok=True)

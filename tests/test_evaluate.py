@@ -4,8 +4,10 @@ import csv
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,6 +296,43 @@ def test_bad_traces_end_with_one_line(command: Command, case: str) -> None:
     assert what in line
 
 
+BAD_CLUSTERS = {
+    "missing": ("a: 20.0, ", "", "my.yaml: latency.decode_ms.a: missing"),
+    "negative": ("a: 20.0", "a: -20.0", "my.yaml: a: -20.0 is not a time in ms"),
+    "text": ("a: 20.0", "a: fast", "my.yaml: a: 'fast' is not a number"),
+    "unknown": ("c: 0.0", "c: 0.0, b: 1.0", "my.yaml: latency.decode_ms.b: unknown field; valid: "),
+    "size": ("engines: 4", "engines: 0", "my.yaml: engines: 0 is not a whole number of at least 1"),
+    "syntax": ("{a: 20.0", "{{a: 20.0", "my.yaml: line 9: "),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CLUSTERS)
+def test_bad_clusters_end_with_one_line(command: Command, case: str) -> None:
+    old, new, message = BAD_CLUSTERS[case]
+    preset = (ROOT / "llmsched_gym/cluster/presets/constant.yaml").read_text()
+    assert old in preset
+    Path("my.yaml").write_text(preset.replace(old, new))
+    arguments = ("cluster=custom", "cluster.path=my.yaml", "output_dir=out")
+    assert message in one_line(*command(*arguments))
+
+
+def test_traces_in_an_empty_folder(command: Command) -> None:
+    Path("none").mkdir()
+    arguments = ("workload=traces", "workload.path=none", "output_dir=out")
+    assert "none: no *.jsonl file in this folder" in one_line(*command(*arguments))
+
+
+def test_jobs_longer_than_the_clock_end_with_one_line(command: Command) -> None:
+    Path("jobs.jsonl").write_text(numbered(60, tasks=[{"duration_s": 1e6}]))
+    arguments = ("workload=traces", "workload.path=jobs.jsonl", "output_dir=out")
+    line = one_line(*command(*arguments, "cluster.regular_executors=1"))
+    assert "policy llmsched: episode 0: its jobs take longer than the simulator can count" in line
+    Path("jobs.jsonl").write_text(numbered(60, tasks=[{"duration_s": 1e6}] * 5))
+    line = one_line(*command(*arguments))
+    assert "application mine: the tasks of job" in line
+    assert "may take 5e+06 s in all" in line
+
+
 def one_line(code: int, out: str, err: str) -> str:
     assert code == 2, err
     assert out == ""
@@ -341,12 +380,17 @@ def one_line(code: int, out: str, err: str) -> str:
         ("seed=-1", "seed: -1 is not a whole number of at least 0"),
         ("max_stages=1", "max_stages: 1 cannot hold a single job"),
         ("jobs=2", "unknown option 'jobs'; valid here: policy, workload, cluster, "),
+        ("+jobs=2", "unknown option 'jobs'; valid here: policy, workload, cluster, "),
+        ("polcy=fcfs", "'polcy'"),
+        ("workload.laod=1", "unknown option 'workload.laod'; valid here: name, load, "),
+        ("cluster.engine=1", "unknown option 'cluster.engine'; valid here: name, engines, "),
         ("policy=custom", "policy.path: Missing mandatory value"),
         ("policy=custom policy.path=absent:Best", "cannot import 'absent'"),
         ("policy=[", "'policy=[' is not of the form name=value"),
         ("episodes", "'episodes' is not of the form name=value"),
         ("~policy", "policy: choose from custom, "),
         ("output_dir=null", "output_dir: it needs the name of a folder"),
+        ("output_dir=", "output_dir: it needs the name of a folder"),
         ("--best", "unknown flag '--best', choose from --help, "),
         ("--cfg job", "unknown flag '--cfg', choose from --help, "),
     ],
@@ -418,3 +462,24 @@ def test_a_traceback_on_request(command: Command, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(SystemExit):
         evaluate.main(["policy.epsilon=2"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is no signal there")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, processes: int) -> None:
+    arguments = (*GENERATED, "episodes=100", "num_jobs=5000", "output_dir=out")
+    running = subprocess.Popen(
+        [sys.executable, str(ROOT / "evaluate.py"), *arguments, f"processes={processes}"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while running.poll() is None and not list(tmp_path.iterdir()):
+        time.sleep(0.05)  # until it plays
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: its workers, too
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    assert err == "evaluate.py: interrupted, no results are written\n"
+    assert not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TICKS_PER_SECOND = 10**12
 NEVER = np.iinfo(np.int64).max  # the tick of an event that is not due
 LAST_ARRIVAL_S = 4.0e6  # later times would come near the largest tick, 9.2e6 s
-LONGEST_TASK_S = 4.0e6
+LONGEST_JOB_S = 4.0e6  # all its tasks one after the other
 NO_LIMIT = int(4.5e6) * TICKS_PER_SECOND
 
 Table = NDArray[np.void]
@@ -193,7 +193,7 @@ class ClusterState(NamedTuple):
 
 
 class TaskTooLarge(ValueError):
-    """A task that no engine of the cluster can ever take, or that would outlast the clock."""
+    """A task that no engine of the cluster can ever take, or a job that would outlast the clock."""
 
 
 def check_fits(bank: JobBank, cluster: Cluster) -> None:
@@ -203,7 +203,8 @@ def check_fits(bank: JobBank, cluster: Cluster) -> None:
     ------
     TaskTooLarge
         if the prompt of a task and the output limit of its application exceed the KV capacity of
-        an engine, or a task may take longer than ``LONGEST_TASK_S``. The message names the
+        an engine, or the tasks of a job may take longer than ``LONGEST_JOB_S`` in all, where the
+        ticks of its slot time would come near the largest integer. The message names the
         application.
     """
     application = np.repeat(bank.job_application, np.diff(bank.job_stages))
@@ -221,14 +222,17 @@ def check_fits(bank: JobBank, cluster: Cluster) -> None:
         )
     a, c, d = cluster.latency.decode_coefficients
     p0, e, f, g = cluster.latency.prefill_coefficients
-    iteration = (a + c * cluster.max_batch + d * capacity) / TICKS_PER_SECOND  # at most
-    prefill = max(p0, e + f * capacity + g * capacity**2) / TICKS_PER_SECOND
+    held = min(capacity, cluster.max_batch * int(need.max()))  # tokens on an engine, at most
+    iteration = (a + c * cluster.max_batch + d * held) / TICKS_PER_SECOND  # at most
+    prefill = max(p0, e + f * held + g * held**2) / TICKS_PER_SECOND
     seconds = np.where(is_llm, prefill + bank.output_tokens * iteration, bank.duration_s)
-    worst = int(seconds.argmax())
-    if seconds[worst] > LONGEST_TASK_S:
+    of_jobs = np.add.reduceat(seconds, bank.stage_tasks[bank.job_stages[:-1]])
+    worst = int(of_jobs.argmax())
+    if of_jobs[worst] > LONGEST_JOB_S:
         raise TaskTooLarge(
-            f"application {bank.applications[application[worst]]}: a task may take "
-            f"{seconds[worst]:g} s, the clock of the simulator allows {LONGEST_TASK_S:g} s"
+            f"application {bank.applications[bank.job_application[worst]]}: the tasks of job "
+            f"{bank.job_ids[worst]} may take {of_jobs[worst]:g} s in all, the clock of the "
+            f"simulator allows {LONGEST_JOB_S:g} s"
         )
 
 

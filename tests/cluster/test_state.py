@@ -40,7 +40,7 @@ def row(starts: np.ndarray[Any, Any], members: np.ndarray[Any, Any], s: int) -> 
 
 
 @given(banks(max_tokens=3000), st.data())
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=100, derandomize=True)
 def test_the_tables_say_what_the_jobs_say(bank: JobBank, data: st.DataObject) -> None:
     indices = data.draw(st.lists(st.integers(0, len(bank) - 1), min_size=1, max_size=8))
     state = begin(bank, indices, np.arange(len(indices)) / 2)
@@ -162,9 +162,13 @@ def test_tasks_too_large_for_an_engine_are_refused() -> None:
     new_state(too_large, [0, 2], [0.0, 0.0], small, canonical)  # those of the episode fit
 
 
-@pytest.mark.parametrize("task", [RegularTask(5e6), LLMTask(10, 10**5)])
-def test_tasks_that_outlast_the_clock_are_refused(task: LLMTask | RegularTask) -> None:
+@pytest.mark.parametrize(
+    "tasks", [[RegularTask(5e6)], [LLMTask(10, 10**5)], [RegularTask(1e6)] * 6]
+)
+def test_jobs_that_outlast_the_clock_are_refused(tasks: list[LLMTask | RegularTask]) -> None:
     slow = Cluster("slow", replace(CLUSTER.latency, a=60_000.0))  # a token a minute
-    check_fits(JobBank.from_jobs([one_job(LLMTask(10, 1000))]), slow)
-    with pytest.raises(TaskTooLarge, match=r"application app: a task may take [56].*e\+06 s"):
-        check_fits(JobBank.from_jobs([one_job(task)]), slow)
+    fits = [one_job(LLMTask(10, 1000)), one_job(*[RegularTask(1e6)] * 3)]
+    check_fits(JobBank.from_jobs(fits), slow)
+    message = r"application app: the tasks of job job may take [56].*e\+06 s in all, .* 4e\+06 s$"
+    with pytest.raises(TaskTooLarge, match=message):
+        check_fits(JobBank.from_jobs([*fits, one_job(*tasks)]), slow)

@@ -49,30 +49,45 @@ def test_registered_with_and_without_the_import():
     assert llmsched_gym.__version__
 
 
-@pytest.mark.parametrize("belief", BELIEFS)
-@pytest.mark.parametrize("workload", ["planning", "chain_like", "predefined"])
-def test_gymnasium_checker_has_no_complaint(workload, belief):
+def check_with_gymnasium(workload, belief):
     env = make(workload=workload, belief=belief, num_jobs=4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env, skip_render_check=True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("belief", BELIEFS)
-@pytest.mark.parametrize("workload", GENERATED)
-def test_gymnasium_checker_on_every_workload(workload, belief):
-    test_gymnasium_checker_has_no_complaint(workload, belief)
-
-
-@pytest.mark.parametrize("belief", BELIEFS)
-def test_stable_baselines_checker_says_only_its_remark_on_tables(belief):
+def check_with_stable_baselines(workload, belief):
+    """It may only remark that tables are 2-D."""
+    env = make(workload=workload, belief=belief, num_jobs=4)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        sb3_check_env(make(belief=belief, num_jobs=4), skip_render_check=True)
+        sb3_check_env(env, skip_render_check=True)
     others = [str(w.message) for w in said if "is not 1-D" not in str(w.message)]
     others = [text for text in others if "unconventional shape" not in text]
     assert others == []
+
+
+@pytest.mark.parametrize("belief", BELIEFS)
+@pytest.mark.parametrize("workload", ["planning", "chain_like", "predefined"])
+def test_checkers_have_no_complaint(workload, belief):
+    check_with_gymnasium(workload, belief)
+    check_with_stable_baselines(workload, belief)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("belief", BELIEFS)
+@pytest.mark.parametrize("workload", GENERATED)
+def test_checkers_on_every_workload(workload, belief):
+    check_with_gymnasium(workload, belief)
+    check_with_stable_baselines(workload, belief)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("belief", BELIEFS)
+def test_checkers_on_traces(shared, belief):
+    workload = make_workload("traces", path=shared / "traces")
+    check_with_gymnasium(workload, belief)
+    check_with_stable_baselines(workload, belief)
 
 
 @pytest.mark.parametrize("seed", range(3))

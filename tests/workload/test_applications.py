@@ -128,7 +128,7 @@ def test_jobs_do_not_depend_on_the_process() -> None:
 
 
 @every_application
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**63 - 1))
 def test_jobs_are_valid_and_made_of_the_declared_stages(application: str, seed: int) -> None:
     (job,) = draw(application, seed)

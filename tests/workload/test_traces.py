@@ -6,14 +6,17 @@ import copy
 import json
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import job_lists, llm, tool
 
+from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
 from llmsched_gym.workload.traces import TraceError, read_traces, write_traces
 
@@ -94,6 +97,21 @@ def test_stage_ids_are_any_distinct_integers(tmp_path: Path) -> None:
 def test_what_is_written_is_read_back_exactly(tmp_path: Path, given_jobs: list[Job]) -> None:
     write_traces(tmp_path / "jobs.jsonl", given_jobs)
     assert read_traces(tmp_path / "jobs.jsonl") == given_jobs
+
+
+@same_folder
+@given(given_jobs=job_lists(max_size=3))
+def test_the_order_of_stages_in_a_file_does_not_matter(
+    tmp_path: Path, given_jobs: list[Job]
+) -> None:
+    """Children listed before their parents make the same bank, to the last number."""
+    bank = JobBank.from_jobs(given_jobs)
+    write_traces(tmp_path / "any.jsonl", given_jobs)
+    write_traces(tmp_path / "parents_first.jsonl", bank.jobs())
+    for name in ("any.jsonl", "parents_first.jsonl"):
+        read = JobBank.from_jobs(read_traces(tmp_path / name))
+        for field in fields(JobBank):
+            np.testing.assert_array_equal(getattr(read, field.name), getattr(bank, field.name))
 
 
 @same_folder
