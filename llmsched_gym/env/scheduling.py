@@ -194,15 +194,26 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
     def step(
         self, action: int
     ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
-        """Run one task of the stage in row ``action``, or wait (the last action)."""
+        """Run one task of the stage in row ``action``, or wait (the last action).
+
+        An illegal action sets ``info["invalid_action"]`` and waits; while nothing runs and nothing
+        will arrive it runs the first legal stage instead.
+
+        Raises
+        ------
+        InvalidAction
+            for an illegal action, if ``strict``.
+        """
         state = self.state
         invalid = not 0 <= action <= self.max_stages or not self._mask[action]
         if invalid and self.strict:
             raise InvalidAction(self._why_invalid(int(action)))
-        wait = invalid or action == self.max_stages
+        if invalid:  # waits; where nothing could end a wait, the first legal stage runs
+            action = self.max_stages if self._mask[-1] else int(self._mask.argmax())
         clock = state.clock[0]
         before = clock["now"], clock["job_seconds"], clock["finished"]
-        status = step(state, -1 if wait else int(self._rows.stage[action]))
+        stage = -1 if action == self.max_stages else int(self._rows.stage[action])
+        status = step(state, stage)
         reward = self._reward(
             Step(
                 elapsed_s=float(clock["now"] - before[0]) / TICKS_PER_SECOND,

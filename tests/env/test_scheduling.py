@@ -156,6 +156,19 @@ def test_illegal_action_waits_and_says_so_or_raises_when_strict():
         strict.step(illegal)
 
 
+def test_an_illegal_action_where_nothing_ends_a_wait_runs_the_first_legal_stage():
+    workload = make_workload("mixed", arrivals="burst", jobs_per_application=20)
+    env, legal = make(workload=workload), make(workload=workload)
+    observation, _ = env.reset(seed=1)
+    legal.reset(seed=1)
+    assert observation["action_mask"][-1] == 0, "all jobs are there, and none runs"
+    got, reward, *_, info = env.step(env.max_stages)
+    same, same_reward, *_ = legal.step(int(observation["action_mask"].argmax()))
+    assert info["invalid_action"] is True
+    assert reward == same_reward
+    np.testing.assert_array_equal(got["stages"], same["stages"])
+
+
 def test_small_tables_show_the_oldest_jobs_and_count_the_rest():
     rows = make(num_jobs=1).max_stages
     env = make(num_jobs=30, load=20.0, max_stages=rows, max_jobs=3)
