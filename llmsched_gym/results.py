@@ -141,11 +141,18 @@ def results_table(summaries: Sequence[Summary], title: str) -> Table:
             _shown(one.mean),
             f"{one.percentiles['p95_jct_s']:.1f}",
             _shown(one.reduction, percent=True),
-            _shown(one.gap_closed, percent=True),
+            _shown_gap(one.gap_closed),
             style="bold" if one.policy == evaluated else None,
             end_section=one is summaries[0] or one in summaries[-2:-1],
         )
     return table
+
+
+def _shown_gap(gap: Estimate | None) -> str:
+    """A policy far worse than SJF has not closed minus so many gaps: the figure says nothing."""
+    if gap is not None and gap.value is not None and gap.value < -1:
+        return "below -100 %"
+    return _shown(gap, percent=True)
 
 
 def _shown(estimate: Estimate | None, percent: bool = False) -> str:
