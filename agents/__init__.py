@@ -1,19 +1,40 @@
 """The scheduling policies: functions of the observation, registered by name."""
 
-from agents import fair, fcfs, llmsched, random, sjf, srtf
+from agents import (
+    argus,
+    carbyne,
+    critical_path,
+    fair,
+    fcfs,
+    gittins,
+    las,
+    llmsched,
+    random,
+    sjf,
+    srtf,
+    topological_uncertainty,
+    weighted_fair,
+)
 from agents.base import POLICIES, Policy, PriorityPolicy, find_policy, make_policy, register
 
 __all__ = [
     "POLICIES",
     "Policy",
     "PriorityPolicy",
+    "argus",
+    "carbyne",
+    "critical_path",
     "fair",
     "fcfs",
     "find_policy",
+    "gittins",
+    "las",
     "llmsched",
     "make_policy",
     "random",
     "register",
     "sjf",
     "srtf",
+    "topological_uncertainty",
+    "weighted_fair",
 ]

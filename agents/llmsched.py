@@ -70,7 +70,7 @@ class LLMSched(PriorityPolicy):
         """R where there is something to explore now, minus E[rem] otherwise."""
         explore = self.rng.random(observation["stage_mask"].shape[:-1]) < self.epsilon
         exploit = -job_feature(observation, "demand_s")
-        if not np.any(explore):
+        if not explore.any():
             return exploit
         reduction = self.exploration(observation)
         explore = explore & (reduction > 0).any(axis=-1)

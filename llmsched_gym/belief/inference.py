@@ -48,6 +48,7 @@ def compile_profile(profile: BeliefProfile, applications: Sequence[str]) -> Netw
         if name in profile.networks:
             net = _select(networks, application)
             _fill_prior(net, scratch)
+            _fill_transforms(net, scratch)
             for kind in (0, 1):
                 mine = net.stages["kind"] == kind
                 demand = net.prior["demand_s"][mine, 0].sum()
@@ -59,6 +60,7 @@ def compile_profile(profile: BeliefProfile, applications: Sequence[str]) -> Netw
 def _select(networks: Networks, application: int) -> Networks:
     """One application's part of every table."""
     start, end = networks.applications[application], networks.applications[application + 1]
+    levels = networks.steps.shape[1]
     return Networks(
         networks.settings,
         networks.applications,
@@ -70,6 +72,13 @@ def _select(networks: Networks, application: int) -> Networks:
         networks.variables[start["variables"] : end["variables"]],
         networks.table[start["entries"] : end["entries"]],
         networks.moments[start["rows"] : end["rows"]],
+        networks.transforms[start["rows"] * levels : end["rows"] * levels],
+        networks.steps[application : application + 1],
+        networks.powers,
+        networks.waves,
+        networks.scale,
+        networks.marginal[start["stages"] : end["stages"]],
+        networks.means[start["stages"] : end["stages"]],
         networks.separators[start["separators"] : end["separators"]],
         networks.children[start["children"] : end["children"]],
         networks.up[start["up"] : end["up"]],
@@ -192,6 +201,7 @@ def _collect_moments(net: Networks, scratch: Scratch) -> None:
         left = known[stage]["left"] if stage >= 0 else 0.0
         for i in range(here["count"]):
             row = rows[own["row"] + i]
+            cell = _cell(stages, known, stage, row)
             m0 = m1 = m2 = m3 = m4 = 0.0
             for x in range(here["low"], here["high"] + 1):
                 entry = row * own["states"] + x
@@ -200,10 +210,7 @@ def _collect_moments(net: Networks, scratch: Scratch) -> None:
                     continue
                 e0 = e1 = e2 = e3 = e4 = 0.0
                 if left > 0.0:
-                    mean = left * means[stage, x]
-                    if known[stage]["status"] == UNDETERMINED:
-                        f = row // stages[stage]["stride"] % stages[stage]["cells"]
-                        mean = cells[stages[stage]["cell"] + f, x]
+                    mean = left * means[stage, x] if cell < 0 else cells[cell, x]
                     variance = left * left * bins[stage, x]["variance"]
                     if stages[stage]["kind"] == 1:
                         e1, e4 = mean, variance
@@ -237,6 +244,14 @@ def _collect_moments(net: Networks, scratch: Scratch) -> None:
             moments[at, 2] = m2 - m0 * m0
             moments[at, 3] = m3 - m0 * m1
             moments[at, 4] = m4 - m1 * m1
+
+
+@compiled
+def _cell(stages: Table, known: Table, c: int, row: int) -> int:
+    """Where a stage's mean demands are, in a row of its bucket: -1 if its tasks are known."""
+    if c < 0 or known[c]["status"] != UNDETERMINED:
+        return -1
+    return int(stages[c]["cell"] + row // stages[c]["stride"] % stages[c]["cells"])
 
 
 @compiled
@@ -290,6 +305,8 @@ def _fill_prior(net: Networks, scratch: Scratch) -> None:
         marginal = scratch.marginal[v, : net.variables[v]["states"]]
         means, squares = scratch.means[c], scratch.squares[c]
         prior, settings = net.prior[c], net.settings[0]
+        for x in range(len(marginal)):
+            net.marginal[c, x], net.means[c, x] = marginal[x], means[x]
         net.stages[c]["variance"] = _describe(
             net.bins[c], means, squares, marginal, settings, prior[0]
         )
@@ -349,6 +366,235 @@ def _quantile(bins: Table, means: FloatArray, marginal: FloatArray, level: float
             return float(least + (most - least) * u ** ((most - means[x]) / (means[x] - least)))
         below += marginal[x]
     return float(bins[last]["most_s"])
+
+
+# --- Gittins index ----------------------------------------------------------------------------
+# What remains of a job is ``certain`` seconds, at least what its visible stages take, and a rest on
+# a grid. Values between two grid points are divided between them so that their mean stays. A
+# *transform* stands for a distribution on the grid: values of its generating function (networks).
+
+
+@compiled
+def _fill_transforms(net: Networks, scratch: Scratch) -> None:
+    """The transforms of what is in and below each bucket without evidence, at every level."""
+    static, transforms, known = net.transforms, scratch.transforms, scratch.stages
+    for c in range(len(net.stages)):
+        known[c]["status"], known[c]["left"] = UNDETERMINED, 1.0
+    _forget(net, scratch)
+    _trace(net, scratch)
+    for v in range(len(net.variables)):
+        scratch.variables[v]["dirty"], scratch.variables[v]["root"] = 1, 0
+    scratch.conditional[: len(net.table)] = net.table
+    levels = net.steps.shape[1]
+    for level in range(levels):
+        _collect_transforms(net, scratch, level)
+        static[level::levels] = transforms[: len(net.moments)]
+
+
+@compiled
+def _gittins(net: Networks, scratch: Scratch, row: Table, stages: Table, mode: int) -> float:
+    """Gittins index of what remains of a job: the least E[min(X, D)] / P(X <= D) over all D.
+
+    D is a grid point or infinite. The grid ends four standard deviations above the mean, if not at
+    the most that may remain; beyond it is at most 1/17 of the probability (Cantelli), and the
+    index is too large by that share of it at most.
+    """
+    known, steps = scratch.stages, net.steps[0]
+    mean = row["llm_s"] + row["regular_s"]
+    rest = 0.0
+    for c in range(len(net.stages)):
+        if known[c]["left"] > 0.0:
+            rest += known[c]["left"] * stages[c]["demand_s"] - _least_left(net, scratch, c, mode)
+    if rest <= 1e-12 * mean:
+        return mean
+    variance = row["variance_llm"] + 2.0 * row["covariance"] + row["variance_regular"]
+    reach = rest + 4.0 * math.sqrt(max(0.0, variance))
+    level = 0
+    while level < len(steps) - 1 and (len(scratch.mass) - 1) * steps[level] < reach:
+        level += 1
+    if mode == BAYES:
+        _collect_transforms(net, scratch, level)
+        _join_transforms(net, scratch, level)
+    else:
+        _join_stages(net, scratch, steps[level])
+    _find_mass(net, scratch)
+    return _least_ratio(scratch.mass, mean, mean - rest, steps[level])
+
+
+@compiled
+def _least_left(net: Networks, scratch: Scratch, c: int, mode: int) -> float:
+    """What remains of a stage at least: of a visible one, the mean of its least possible bin."""
+    known = scratch.stages[c]
+    if known["status"] != PRESENT:
+        return 0.0
+    if mode == BAYES:
+        return known["left"] * scratch.means[c, scratch.variables[net.stages[c]["demand"]]["low"]]
+    return known["left"] * net.means[c, 1]
+
+
+@compiled
+def _collect_transforms(net: Networks, scratch: Scratch, level: int) -> None:
+    """Transforms of the rest in and below each bucket that evidence reaches, row by row."""
+    variables, stages, cells, static = net.variables, net.stages, net.cells, net.transforms
+    children, up, powers, step = net.children, net.up, net.powers, net.steps[0, level]
+    known, work, conditional = scratch.stages, scratch.variables, scratch.conditional
+    transforms, means, rows = scratch.transforms, scratch.means, scratch.rows
+    factor, below, levels = scratch.factor, scratch.below, net.steps.shape[1]
+    for v in range(len(variables) - 1, -1, -1):
+        own, here = variables[v], work[v]
+        if here["dirty"] == 0 or _settled(here):
+            continue
+        stage = own["stage"]
+        left = known[stage]["left"] if stage >= 0 else 0.0
+        least = _least_left(net, scratch, stage, BAYES) if left > 0.0 else 0.0
+        count = 0
+        for k in range(own["child"], own["end_child"]):
+            if work[children[k]]["root"] == 0:
+                below[count] = children[k]
+                count += 1
+        for i in range(here["count"]):
+            row = rows[own["row"] + i]
+            cell = _cell(stages, known, stage, row)
+            _clear(transforms, own["row"] + row)
+            for x in range(here["low"], here["high"] + 1):
+                entry = row * own["states"] + x
+                p = conditional[own["entry"] + entry]
+                if p == 0.0:
+                    continue
+                place = 0.0
+                if left > 0.0:
+                    mean = left * means[stage, x] if cell < 0 else cells[cell, x]
+                    place = (mean - least) / step
+                _put(factor, powers, place, p)
+                for k in range(count):
+                    u = below[k]
+                    at = variables[u]["row"] + up[variables[u]["up"] + entry]
+                    if work[u]["dirty"] == 1:
+                        _multiply(factor, transforms, at)
+                    else:
+                        _multiply(factor, static, at * levels + level)
+                _add(transforms, own["row"] + row, factor)
+
+
+@compiled
+def _join_transforms(net: Networks, scratch: Scratch, level: int) -> None:
+    """Transform of the job's rest: the trees that the evidence leaves are independent."""
+    variables, static = net.variables, net.transforms
+    work, rows, transform = scratch.variables, scratch.rows, scratch.transform
+    _fill(transform, 1.0)
+    for v in range(len(variables)):
+        if work[v]["root"] == 0 or _settled(work[v]):
+            continue
+        at = variables[v]["row"] + rows[variables[v]["row"]]
+        if work[v]["dirty"] == 1:
+            _multiply(transform, scratch.transforms, at)
+        else:
+            _multiply(transform, static, at * net.steps.shape[1] + level)
+
+
+@compiled
+def _join_stages(net: Networks, scratch: Scratch, step: float) -> None:
+    """Transform of the job's rest without evidence: the stages are taken as independent."""
+    transform, factor, powers = scratch.transform, scratch.factor, net.powers
+    known, mixed = scratch.stages, scratch.transforms
+    _fill(transform, 1.0)
+    for c in range(len(net.stages)):
+        left = known[c]["left"]
+        if left == 0.0:
+            continue
+        least = _least_left(net, scratch, c, PRIOR)
+        first = 1 if known[c]["status"] == PRESENT else 0
+        present = 1.0 - net.marginal[c, 0] if first == 1 else 1.0
+        states = net.variables[net.stages[c]["demand"]]["states"]
+        _clear(mixed, 0)
+        for x in range(first, states):
+            p = net.marginal[c, x] / present if present > 0.0 else 1.0 / (states - 1)
+            if p == 0.0:
+                continue
+            _put(factor, powers, (left * net.means[c, x] - least) / step, p)
+            _add(mixed, 0, factor)
+        _multiply(transform, mixed, 0)
+
+
+@compiled
+def _fill(out: FloatArray, p: float) -> None:
+    """The transform of 0 seconds, times their probability."""
+    for q in range(out.shape[1]):
+        out[0, q] = p
+        out[1, q] = 0.0
+
+
+@compiled
+def _put(out: FloatArray, powers: FloatArray, place: float, p: float) -> None:
+    """The transform of a value in grid steps, times its probability; none beyond the grid."""
+    j = int(place)
+    upper = p * (place - j)
+    lower = p - upper
+    if place == 0.0:
+        _fill(out, p)
+    elif j + 1 >= len(powers):
+        _fill(out, 0.0)
+    else:
+        for part in range(2):
+            for q in range(out.shape[1]):
+                out[part, q] = lower * powers[j, part, q] + upper * powers[j + 1, part, q]
+
+
+@compiled
+def _clear(table: FloatArray, row: int) -> None:
+    for part in range(2):
+        for q in range(table.shape[2]):
+            table[row, part, q] = 0.0
+
+
+@compiled
+def _add(table: FloatArray, row: int, out: FloatArray) -> None:
+    """Mix: probabilities of exclusive cases add up."""
+    for part in range(2):
+        for q in range(out.shape[1]):
+            table[row, part, q] += out[part, q]
+
+
+@compiled
+def _multiply(out: FloatArray, table: FloatArray, row: int) -> None:
+    """Convolve: the transform of a sum of independent parts is the product of theirs."""
+    for q in range(out.shape[1]):
+        re, im = out[0, q], out[1, q]
+        out[0, q] = re * table[row, 0, q] - im * table[row, 1, q]
+        out[1, q] = re * table[row, 1, q] + im * table[row, 0, q]
+
+
+@compiled
+def _find_mass(net: Networks, scratch: Scratch) -> None:
+    """Probabilities of the grid points: of j and GRID - j at once, whose waves are alike."""
+    cosine, sine, scale = net.waves[0], net.waves[1], net.scale
+    transform, mass = scratch.transform, scratch.mass
+    even, odd = scratch.sums[0], scratch.sums[1]
+    for j in range(len(even)):
+        even[j] = odd[j] = 0.0
+    for k in range(0, transform.shape[1], 2):  # two at a time, for fewer passes over the sums
+        first, second = transform[0, k], transform[0, k + 1]
+        for j in range(len(even)):
+            even[j] += first * cosine[k, j] + second * cosine[k + 1, j]
+        first, second = transform[1, k], transform[1, k + 1]
+        for j in range(len(odd)):
+            odd[j] += first * sine[k, j] + second * sine[k + 1, j]
+    mass[0] = scale[0] * even[0]
+    for j in range(1, len(even)):
+        mass[j] = scale[j] * (even[j] - odd[j])
+        mass[len(mass) - j] = -scale[len(mass) - j] * (even[j] + odd[j])
+
+
+@compiled
+def _least_ratio(mass: FloatArray, mean: float, certain: float, step: float) -> float:
+    """The index of ``certain`` seconds and a rest with these probabilities."""
+    best, below, served = mean, 0.0, certain  # P(X <= D) and E[min(X, D)]
+    for j in range(len(mass)):
+        below += mass[j]
+        if below > 1e-6:  # less may be what is beyond the grid, or rounding
+            best = min(best, served / below)
+        served += step * (1.0 - below)
+    return best
 
 
 # --- What a job shows -------------------------------------------------------------------------
@@ -774,6 +1020,7 @@ def _update_job(
         _add_prior_variances(net, scratch, row)
     if row["skipped"] > 0:
         _add_skipped(state, networks.tasks[application], net, templates, row, job)
+    row["gittins_s"] = _gittins(net, scratch, row, stages, mode)
 
 
 @compiled
@@ -965,3 +1212,4 @@ def _reveal_truth(
                 out[c]["demand_s"] = out[c]["low_s"] = out[c]["high_s"] = whole
     row["low_llm_s"] = row["high_llm_s"] = row["llm_s"]
     row["low_regular_s"] = row["high_regular_s"] = row["regular_s"]
+    row["gittins_s"] = row["llm_s"] + row["regular_s"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,7 @@ BELIEF_JOB = np.dtype(
         ("low_regular_s", np.float64),
         ("high_llm_s", np.float64),
         ("high_regular_s", np.float64),
+        ("gittins_s", np.float64),  # Gittins index of what remains
         ("skipped", np.int64),  # visible stages that no past job had
         ("clamped", np.int64),  # values that no past job had, taken as the nearest
     ]
@@ -153,6 +155,12 @@ VARIABLE_STATE = np.dtype(
 
 MESSAGES = 1 << 18  # floats for the messages of one mutual information
 
+# Distributions of what remains, for the Gittins index. They are kept as generating functions
+# E[z^(X / step)], which independent parts multiply and mixtures add up, at points z on a circle.
+GRID = 128  # grid points 0, step, 2 step, ...
+LEVELS = 6  # of steps, each twice the one before: the last reaches the most a job may take
+DECAY = 1e-6  # |z|^GRID, the weight with which what is beyond the grid is mistaken for what is not
+
 
 class Networks(NamedTuple):
     """Compiled networks of A applications, with C stages and V variables in all.
@@ -170,6 +178,13 @@ class Networks(NamedTuple):
     variables: Table  # VARIABLE [V]
     table: FloatArray  # [entries] P(variable | separator) without evidence below
     moments: FloatArray  # [rows, 5] of the demand in and below a bucket, without evidence
+    transforms: FloatArray  # [rows * LEVELS, 2, GRID / 2] its generating function, Re and Im
+    steps: FloatArray  # [A, LEVELS] s
+    powers: FloatArray  # [GRID + 1, 2, GRID / 2] z^0, z^1, ...: of a value on the grid
+    waves: FloatArray  # [2, GRID / 2, GRID / 2 + 1] cosines, sines: from a generating function
+    scale: FloatArray  # [GRID] ... back to probabilities
+    marginal: FloatArray  # [C, most states] of the demand before any evidence
+    means: FloatArray  # [C, most states] demand given its state alone, s
     separators: Table  # SEPARATOR
     children: IntArray
     up: IntArray
@@ -187,6 +202,11 @@ class Scratch(NamedTuple):
     likelihood: FloatArray  # [rows] P(evidence in and below | separator), scaled
     weight: FloatArray  # [rows] P(separator | evidence)
     moments: FloatArray  # [rows, 5] of what remains in and below the bucket
+    transforms: FloatArray  # [rows, 2, GRID / 2] its generating function
+    transform: FloatArray  # [2, GRID / 2] that of what remains of the job
+    factor: FloatArray  # [2, GRID / 2]
+    sums: FloatArray  # [2, GRID / 2 + 1]
+    mass: FloatArray  # [GRID] probabilities
     marginal: FloatArray  # [variables, most states]
     means: FloatArray  # [stages, most states] demand given its state, s
     squares: FloatArray  # its second moment, s^2
@@ -205,7 +225,10 @@ class Beliefs(NamedTuple):
 
 
 def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
-    """Flat tables of the networks of the given applications, in that order; no priors yet."""
+    """Flat tables of the networks of the given applications, in that order.
+
+    What inference computes without evidence (priors, marginals, transforms) is still zero.
+    """
     settings = profile.settings
     parts = [
         _compile(profile.networks[name], profile.templates[name])
@@ -228,6 +251,12 @@ def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
         bins, (pair for part in parts for pair in part["bins"]), strict=True
     ):
         _fill_bins(row, demand, tasks)
+    most_s = [
+        bins["most_s"][start:end].max(axis=1, initial=0.0).sum()
+        for start, end in pairwise(starts["stages"])
+    ]
+    moments = joined("rows", np.zeros((0, 5)))
+    powers, waves, scale = _circle()
     return Networks(
         settings=np.array(
             [(settings.low, settings.high, settings.reachable, settings.structural)], SETTINGS
@@ -240,7 +269,14 @@ def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
         cells=_padded([row for part in parts for row in part["cells"]], width),
         variables=joined("variables", np.zeros(0, VARIABLE)),
         table=joined("entries", np.zeros(0)),
-        moments=joined("rows", np.zeros((0, 5))),
+        moments=moments,
+        transforms=np.zeros((len(moments) * LEVELS, 2, GRID // 2)),
+        steps=_steps(np.array(most_s)),
+        powers=powers,
+        waves=waves,
+        scale=scale,
+        marginal=np.zeros((len(bins), width)),
+        means=np.zeros((len(bins), width)),
         separators=joined("separators", np.zeros(0, SEPARATOR)),
         children=joined("children", np.zeros(0, np.int64)),
         up=joined("up", np.zeros(0, np.int64)),
@@ -264,6 +300,28 @@ def _fill_bins(row: Table, demand: Any, tasks: Any) -> None:
     row["tasks"][states] = demand.tasks
     states = slice(0, len(tasks))
     row["least_tasks"][states], row["most_tasks"][states] = tasks.least, tasks.most
+
+
+def _steps(most_s: FloatArray) -> FloatArray:
+    """Grid steps [A, LEVELS] such that the last grid holds the most a job may take, in seconds."""
+    coarsest = np.maximum(most_s, np.finfo(np.float64).tiny * 2**LEVELS) / (GRID - 1)
+    return coarsest[:, None] / 2.0 ** np.arange(LEVELS - 1, -1, -1)
+
+
+def _circle() -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The tables ``powers``, ``waves`` and ``scale`` of :class:`Networks`.
+
+    A generating function ``sum_j p_j z^j`` is kept at ``z = r exp(-i angle)``, where the angles
+    are odd multiples of ``pi / GRID`` and ``r^GRID = DECAY``; the conjugates complete the circle.
+    Fourier's sum over it gives ``p_j - DECAY p_(j + GRID) + ...`` back.
+    """
+    angle = np.pi * (2 * np.arange(GRID // 2) + 1) / GRID
+    power = np.arange(GRID + 1)
+    size = DECAY ** (power / GRID)
+    turn = np.outer(power, angle)
+    powers = size[:, None, None] * np.stack([np.cos(turn), -np.sin(turn)], axis=1)
+    back = np.outer(angle, power[: GRID // 2 + 1])
+    return powers, np.stack([np.cos(back), np.sin(back)]), 2 / GRID / size[:GRID]
 
 
 def _padded(rows: list[FloatArray], width: int) -> FloatArray:
@@ -458,6 +516,11 @@ def new_beliefs(num_jobs: int, networks: Networks) -> Beliefs:
             likelihood=np.zeros(most["rows"]),
             weight=np.zeros(most["rows"]),
             moments=np.zeros((most["rows"], 5)),
+            transforms=np.zeros((most["rows"], 2, GRID // 2)),
+            transform=np.zeros((2, GRID // 2)),
+            factor=np.zeros((2, GRID // 2)),
+            sums=np.zeros((2, GRID // 2 + 1)),
+            mass=np.zeros(GRID),
             marginal=np.zeros((most["variables"], width)),
             means=np.zeros((most["stages"], width)),
             squares=np.zeros((most["stages"], width)),

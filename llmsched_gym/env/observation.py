@@ -53,6 +53,7 @@ JOB_FEATURES = (
     Feature("demand_low_s", "s", "lower end of its interval"),
     Feature("demand_high_s", "s", "upper end of its interval"),
     Feature("demand_llm_s", "s", "the part of demand_s that runs on LLM engines"),
+    Feature("gittins_s", "s", "Gittins index of its remaining demand, scaled like demand_s"),
 )
 
 CLUSTER_FEATURES = (
@@ -303,6 +304,8 @@ def _write_job(state, belief, slowdown, job, waiting, out):
     out[9] = belief["low_llm_s"] * slowdown + belief["low_regular_s"]
     out[10] = belief["high_llm_s"] * slowdown + belief["high_regular_s"]
     out[11] = belief["llm_s"] * slowdown
+    mean = belief["llm_s"] + belief["regular_s"]
+    out[12] = belief["gittins_s"] * out[7] / mean if mean > 0.0 else 0.0
 
 
 @compiled

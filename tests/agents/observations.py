@@ -91,3 +91,53 @@ def random_observation(
 def stacked(observations: Sequence[Observation]) -> Observation:
     """A batch: one leading dimension."""
     return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
+
+
+def connected(seen: Observation, edges: Sequence[tuple[int, int]]) -> Observation:
+    """The observation with these edges between stage rows instead of its own."""
+    table = np.zeros((max(len(edges), len(seen["edges"])), 2), np.int32)
+    mask = np.zeros(len(table), np.int8)
+    table[: len(edges)] = np.reshape(edges, (-1, 2))
+    mask[: len(edges)] = 1
+    return {**seen, "edges": table, "edge_mask": mask}
+
+
+def random_graph(rng: np.random.Generator, max_stages: int = 20) -> Observation:
+    """A random observation with every feature that policies read, placeholders and edges.
+
+    Edges lead from lower to higher rows of the same job; only ready stages are legal.
+    """
+    seen = random_observation(
+        rng,
+        jobs=int(rng.integers(1, 8)),
+        stages=int(rng.integers(1, max_stages)),
+        max_stages=max_stages,
+    )
+    job = seen["stage_job"][seen["stage_mask"] != 0]
+    edges = [
+        (a, b) for b in range(len(job)) for a in range(b) if job[a] == job[b] and rng.random() < 0.4
+    ]
+    stages, rows = seen["stages"], np.arange(len(job))
+    below = np.array([sum(a == row for a, _ in edges) for row in rows])
+    above = np.array([sum(b == row for _, b in edges) for row in rows])
+    placeholder = (above > 0) & (rng.random(len(job)) < 0.3)
+    llm = rng.random(len(job)) < 0.6
+    stages[rows, STAGE["is_dynamic"]] = placeholder
+    stages[rows, STAGE["is_llm"]] = llm & ~placeholder
+    stages[rows, STAGE["is_regular"]] = ~llm & ~placeholder
+    stages[rows, STAGE["ready"]] = above == 0
+    stages[rows, STAGE["descendants"]] = below
+    stages[rows, STAGE["entropy_bits"]] = rng.integers(0, 4, len(job)) / 2
+    for name in ("waiting_tasks", "running_tasks"):
+        stages[rows, STAGE[name]] *= ~placeholder
+    running = stages[rows, STAGE["running_tasks"]] * (above == 0)
+    stages[rows, STAGE["running_tasks"]] = running
+    seen["action_mask"][rows] *= above == 0
+    jobs = np.flatnonzero(seen["job_mask"])
+    seen["jobs"][jobs, JOB["attained_s"]] = rng.integers(0, 5, len(jobs))
+    seen["jobs"][jobs, JOB["running_tasks"]] = [running[job == one].sum() for one in jobs]
+    for name in ("llm_slots", "regular_executors"):
+        seen["cluster"][CLUSTER[name]] = rng.integers(1, 20)
+    most = max_stages * (max_stages - 1) // 2  # the same in every observation, to be stacked
+    table = np.zeros((most, 2), np.int32)
+    return connected({**seen, "edges": table}, edges)
