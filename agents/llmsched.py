@@ -13,12 +13,12 @@ from agents.base import (
     Observation,
     PriorityPolicy,
     Scores,
-    job_feature,
     of_job,
     register,
     runnable,
     stage_feature,
 )
+from agents.demand import check_counted, remaining_demand
 from llmsched_gym.env.observation import JOB
 
 
@@ -44,6 +44,8 @@ class LLMSched(PriorityPolicy):
         itself, in seconds: exploring a stage delays the shorter jobs by about that much. 0 is
         Algorithm 1 as published, R > 0; the default 2 is ours, tuned on seeds that no result uses
         (docs/llmsched.md).
+    demand : what of E[rem] counts when exploiting: "all" (default, as published), or "scarce": only
+        what runs on executors that jobs wait for (:func:`agents.demand.remaining_demand`).
 
     Notes
     -----
@@ -60,16 +62,21 @@ class LLMSched(PriorityPolicy):
     needs_belief = True
 
     def __init__(
-        self, epsilon: float = 0.2, explore_fraction: float = 0.3, price: float = 2.0
+        self,
+        epsilon: float = 0.2,
+        explore_fraction: float = 0.3,
+        price: float = 2.0,
+        demand: str = "all",
     ) -> None:
         self.epsilon = _number("epsilon", epsilon, 1)
         self.explore_fraction = _number("explore_fraction", explore_fraction, 1)
         self.price = _number("price", price, np.inf)
+        self.demand = check_counted(demand)
 
     def priority(self, observation: Observation) -> Scores:
         """R where there is something to explore now, minus E[rem] otherwise."""
         explore = self.rng.random(observation["stage_mask"].shape[:-1]) < self.epsilon
-        exploit = -job_feature(observation, "demand_s")
+        exploit = -remaining_demand(observation, self.demand)
         if not explore.any():
             return exploit
         reduction = self.exploration(observation)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agents.base import Observation, PriorityPolicy, Scores, job_feature, register
+from agents.base import Observation, PriorityPolicy, Scores, register
+from agents.demand import check_counted, remaining_demand
 
 
 @register("srtf")
@@ -11,10 +12,18 @@ class SRTF(PriorityPolicy):
 
     What E[rem] knows is the environment's ``belief``: with "oracle" this is the clairvoyant SRPT
     that ``evaluate.py`` reports as the reference.
+
+    Parameters
+    ----------
+    demand : "all" (default), or "scarce": only what runs on executors that jobs wait for
+        (:func:`agents.demand.remaining_demand`).
     """
 
     needs_belief = True
 
+    def __init__(self, demand: str = "all") -> None:
+        self.demand = check_counted(demand)
+
     def priority(self, observation: Observation) -> Scores:
         """Minus the expected remaining demand of the job, seconds."""
-        return -job_feature(observation, "demand_s")
+        return -remaining_demand(observation, self.demand)

@@ -4,6 +4,7 @@ import pytest
 from observations import observation
 
 from agents import make_policy
+from llmsched_gym.env.observation import CLUSTER
 
 JOBS: list[dict[str, Any]] = [
     {"running_tasks": 2, "prior_demand_s": 30, "demand_s": 5},
@@ -40,6 +41,36 @@ def test_what_cannot_run_is_passed_over(name: str, row: int, why: str) -> None:
     blocked = {0, 2} if name == "fair" else {0, 3}
     stages = [{**stage, "legal": number not in blocked} for number, stage in enumerate(STAGES)]
     assert make_policy(name).act(observation(JOBS, stages)) == row, why
+
+
+@pytest.mark.parametrize("name", ["srtf", "llmsched"])
+@pytest.mark.parametrize(
+    ("llm_free", "regular_free", "row", "why"),
+    [
+        (1, 1, 2, "both are waited for: 20 s in all is the least"),
+        (1, 9, 1, "only LLM slots are waited for: 5 s of LLM calls is the least"),
+        (9, 1, 0, "only tools are waited for: 2 s of tools is the least"),
+        (9, 9, 0, "nobody waits: in order of arrival"),
+    ],
+)
+def test_scarce_demand_counts_what_jobs_wait_for(
+    name: str, llm_free: int, regular_free: int, row: int, why: str
+) -> None:
+    jobs: list[dict[str, Any]] = [
+        {"demand_s": 30, "demand_llm_s": 28},
+        {"demand_s": 40, "demand_llm_s": 5},
+        {"demand_s": 20, "demand_llm_s": 10},
+    ]
+    seen = observation(jobs, [{"job": 0}, {"job": 1}, {"job": 2}])
+    seen["cluster"][CLUSTER["llm_free"]] = llm_free
+    seen["cluster"][CLUSTER["regular_free"]] = regular_free
+    assert make_policy(name, demand="scarce").act(seen) == row, why
+    assert make_policy(name).act(seen) == 2, "all demand counts unless it is said"
+
+
+def test_an_unknown_way_to_count_demand() -> None:
+    with pytest.raises(ValueError, match="demand: unknown 'some', choose from all, scarce"):
+        make_policy("srtf", demand="some")
 
 
 def test_beliefs_are_needed_where_they_are_read() -> None:
