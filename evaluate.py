@@ -10,34 +10,30 @@ the number of processes; only the wall-clock time of a decision differs from run
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-import numpy as np
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from rich.console import Console
 from rich.progress import Progress
 
-from agents import Policy, find_policy, make_policy
+from agents import find_policy, make_policy
 from agents.base import policy_options
 from configs import groups, register_groups
+from episodes import InputError, cores, interrupted, map_processes, one_line, play
+from experiments import Experiment, plan, run_experiment
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.latency import Cluster, load_cluster
-from llmsched_gym.cluster.state import NO_LIMIT, TICKS_PER_SECOND
-from llmsched_gym.env.scheduling import InvalidAction, LLMSchedEnv
+from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.results import (
     Episode,
     Setting,
@@ -50,14 +46,23 @@ from llmsched_gym.workload.mixes import Workload, make_workload
 
 SETTINGS = (
     *("policy", "workload", "cluster", "belief", "baselines", "episodes", "num_jobs", "seed"),
-    *("max_stages", "processes", "output_dir"),
+    *("max_stages", "processes", "output_dir", "experiment"),
 )
+NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
+    "policy": "experiment.policies",
+    "baselines": "experiment.policies",
+    "workload": "experiment.workloads",
+    "workload.name": "experiment.workloads",
+    "workload.load": "experiment.loads",
+    "workload.arrival_rate": "experiment.loads",
+    "belief": "experiment.ablations",
+    "belief.name": "experiment.ablations",
+    "episodes": "experiment.episodes",
+    "num_jobs": "experiment.num_jobs",
+    "max_stages": "no such option: it sees all",
+}
 REFERENCE = "srtf_oracle"
 FLAGS = ("--help", "-h", "--multirun", "-m", "--config-dir=PATH")
-
-
-class InputError(Exception):
-    """What the user gave cannot be evaluated: one line that says why."""
 
 
 @dataclass(frozen=True)
@@ -131,18 +136,16 @@ class Evaluation:
 def build(settings: dict[str, Any]) -> Evaluation:
     """Make everything that the settings name; InputError for what is not right in them."""
     try:
-        for name in sorted(settings.keys() - set(SETTINGS)):  # by +name=value on the command line
-            raise ValueError(f"unknown option {name!r}; valid here: {', '.join(SETTINGS)}")
+        _check_names(settings)
         belief, belief_settings = _belief(**_options(settings, "belief"))
         runs = _runs(_options(settings, "policy"), settings.get("baselines"), belief)
         episodes, num_jobs = _whole(settings, "episodes"), _whole(settings, "num_jobs")
         seed = _whole(settings, "seed", least=0)
-        processes = _whole(settings, "processes", optional=True) or _cores()
+        processes = _processes(settings)
         max_stages = _whole(settings, "max_stages", optional=True)
         workload, load, rate = _workload(**_options(settings, "workload"))
         cluster = _cluster(**_options(settings, "cluster"))
-        if not isinstance(settings.get("output_dir"), str) or not settings["output_dir"]:
-            raise ValueError("output_dir: it needs the name of a folder")
+        _output_dir(settings)
         env, oracle = (
             LLMSchedEnv(
                 workload,
@@ -160,6 +163,47 @@ def build(settings: dict[str, Any]) -> Evaluation:
     except (ValueError, OSError) as error:
         raise InputError(_one_line(error)) from error
     return Evaluation(runs, env, oracle, episodes, seed, processes, load if rate is None else None)
+
+
+def build_experiment(settings: dict[str, Any], overridden: Sequence[str]) -> Experiment:
+    """Make the experiment that the settings name; InputError for what is not right in them.
+
+    ``overridden`` are the names given on the command line: some mean nothing to an experiment.
+    """
+    try:
+        _check_names(settings)
+        for name in overridden:
+            if name in NOT_OF_EXPERIMENTS:
+                instead = NOT_OF_EXPERIMENTS[name]
+                raise ValueError(f"{name}: not an option of an experiment, which has {instead}")
+        workload = _options(settings, "workload")
+        del workload["load"], workload["arrival_rate"]
+        return plan(
+            settings["experiment"],
+            workload,
+            _cluster(**_options(settings, "cluster")),
+            _belief(**_options(settings, "belief"))[1],
+            _whole(settings, "seed", least=0),
+            _output_dir(settings) / "cells",
+        )
+    except (ValueError, OSError) as error:
+        raise InputError(_one_line(error)) from error
+
+
+def _check_names(settings: dict[str, Any]) -> None:
+    for name in sorted(settings.keys() - set(SETTINGS)):  # by +name=value on the command line
+        raise ValueError(f"unknown option {name!r}; valid here: {', '.join(SETTINGS)}")
+
+
+def _output_dir(settings: dict[str, Any]) -> Path:
+    name = settings.get("output_dir")
+    if not isinstance(name, str) or not name:
+        raise ValueError("output_dir: it needs the name of a folder")
+    return Path(name)
+
+
+def _processes(settings: dict[str, Any]) -> int:
+    return _whole(settings, "processes", optional=True) or cores()
 
 
 def _whole(settings: dict[str, Any], name: str, least: int = 1, optional: bool = False) -> Any:
@@ -220,113 +264,19 @@ def _belief(name: str, **options: Any) -> tuple[str, BeliefSettings]:
     return name, BeliefSettings(**options)
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 # --- episodes -------------------------------------------------------------------------------------
-
-
-def episode_seeds(seed: int, number: int) -> tuple[int, int]:
-    """The seeds of the environment and of the policy in an episode, the same for every policy."""
-    environment, policy = np.random.SeedSequence((seed, number)).generate_state(2, np.uint64)
-    return int(environment), int(policy)
-
-
-def play(evaluation: Evaluation, run: Run, number: int) -> Episode:
-    """Play episode ``number`` of a run."""
-    env = evaluation.environment(run)
-    policy = make_policy(run.policy, **run.options)
-    env_seed, policy_seed = episode_seeds(evaluation.seed, number)
-    policy.reset(policy_seed)
-    try:
-        decisions, decision_us = _play(env, policy, env_seed)
-    except InvalidAction as error:
-        raise InputError(f"policy {run.label}: episode {number}: {error}") from error
-    jobs = env.job_table()
-    if np.isnan(jobs["completion_s"]).any():
-        raise InputError(
-            f"policy {run.label}: episode {number}: its jobs take longer than the simulator can "
-            f"count, {NO_LIMIT / TICKS_PER_SECOND:g} s"
-        )
-    makespan_s = float(jobs["completion_s"].max())
-    return Episode(run.label, number, jobs, makespan_s, decisions, decision_us)
-
-
-def _play(env: LLMSchedEnv, policy: Policy, seed: int) -> tuple[int, float]:
-    """The number of decisions, and the mean wall-clock microseconds of one."""
-    try:
-        observation, _ = env.reset(seed=seed)
-    except ValueError as error:  # arrivals that span more time than the simulator can count
-        raise InputError(_one_line(error)) from error
-    decisions, nanoseconds, over = 0, 0, False
-    while not over:
-        begin = time.perf_counter_ns()
-        action = policy.act(observation)
-        nanoseconds += time.perf_counter_ns() - begin
-        decisions += 1
-        observation, _, terminated, truncated, _ = env.step(int(action))
-        over = terminated or truncated
-    return decisions, nanoseconds / decisions / 1000
 
 
 def play_all(evaluation: Evaluation, played: Callable[[], None]) -> list[Episode]:
     """All episodes of all runs, in order; calls ``played`` after each."""
     todo = [(run, number) for run in evaluation.runs for number in range(evaluation.episodes)]
-    processes = min(evaluation.processes, len(todo))
-    if processes == 1:
-        episodes = []
-        for run, number in todo:
-            episodes.append(play(evaluation, run, number))
-            played()
-        return episodes
-    with ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), _start_worker, (evaluation,)
-    ) as pool:
-        try:
-            with _interrupts_postponed():
-                futures = [pool.submit(_play_in_worker, run, number) for run, number in todo]
-            for future in as_completed(futures):
-                future.result()
-                played()
-        except BaseException:  # an interrupt, too: episodes that do not count are not awaited
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            raise
-    return [future.result() for future in futures]
+    return map_processes(_play, evaluation, todo, evaluation.processes, lambda _index: played())
 
 
-@contextmanager
-def _interrupts_postponed() -> Iterator[None]:
-    """Ctrl-C takes effect afterwards, and never in processes that are started meanwhile."""
-    interrupts: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
-    if sys.platform != "win32":
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
-    try:
-        yield
-    finally:
-        if sys.platform != "win32":
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-    if interrupts:
-        raise KeyboardInterrupt
-
-
-_evaluation: Evaluation | None = None  # of this worker process
-
-
-def _start_worker(evaluation: Evaluation) -> None:
-    global _evaluation
-    _evaluation = evaluation
-
-
-def _play_in_worker(run: Run, number: int) -> Episode:
-    assert _evaluation is not None
-    return play(_evaluation, run, number)
+def _play(evaluation: Evaluation, todo: tuple[Run, int]) -> Episode:
+    run, number = todo
+    policy = make_policy(run.policy, **run.options)
+    return play(evaluation.environment(run), policy, run.label, evaluation.seed, number)
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -356,6 +306,16 @@ def evaluate(settings: dict[str, Any]) -> None:
     output.print(f"Files: {output_dir}", soft_wrap=True)
 
 
+def experiment(settings: dict[str, Any], overridden: Sequence[str]) -> None:
+    """Do a whole experiment, or what is left of it; InputError for bad settings."""
+    with Console(stderr=True).status("reading the workloads, fitting the beliefs"):
+        made = build_experiment(settings, overridden)
+        processes = _processes(settings)
+    names = ("experiment", "workload", "cluster", "belief", "seed")
+    about = {name: settings[name] for name in names}
+    run_experiment(made, _output_dir(settings), processes, about)
+
+
 def _play_with_progress(evaluation: Evaluation, console: Console) -> list[Episode]:
     with Progress(console=console, disable=not console.is_terminal) as progress:
         total = len(evaluation.runs) * evaluation.episodes
@@ -368,11 +328,15 @@ def _run(config: DictConfig) -> None:
     try:
         settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         assert isinstance(settings, dict)
-        evaluate({str(key): value for key, value in settings.items()})
+        named = {str(key): value for key, value in settings.items()}
+        if "experiment" in named:
+            experiment(named, [_name(one) for one in HydraConfig.get().overrides.task])
+        else:
+            evaluate(named)
     except (InputError, OmegaConfBaseException) as error:
         _fail(error)
     except Exception as error:  # a bug, maybe in a custom policy; Hydra would cut its traceback
-        if _interrupted(error):
+        if interrupted(error):
             raise KeyboardInterrupt from None
         traceback.print_exc()
         sys.exit(1)
@@ -398,23 +362,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         _run()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         _fail(error)
-    except KeyboardInterrupt:
-        print("evaluate.py: interrupted, no results are written", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        what = str(interrupt) or "no results are written"
+        print(f"evaluate.py: interrupted, {what}", file=sys.stderr)
         sys.exit(130)
 
 
 _full_errors = False
 
 
-def _interrupted(error: BaseException | None) -> bool:
-    """Whether an interrupt is at the bottom of an error, as when numba was compiling."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
-
-
 def _is_flag(argument: str) -> bool:
     return argument in FLAGS or argument.startswith("--config-dir=")
+
+
+def _name(override: str) -> str:
+    """What an override such as ``+name=value`` sets."""
+    return override.partition("=")[0].lstrip("+~")
 
 
 def _fail(error: Exception) -> NoReturn:
@@ -437,9 +400,7 @@ def _one_line(error: Exception) -> str:
         return f"unknown option {cause.full_key!r}; valid here: {valid}"
     if isinstance(cause, OmegaConfBaseException):
         return f"{cause.full_key or 'configuration'}: {str(cause.msg).splitlines()[0]}"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+    return one_line(error)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Job completion times in numbers: means, percentiles, reductions, and how sure they are.
 
+A job's *slowdown* is its completion time over the time that it takes alone on the same cluster,
+and Jain's index of the slowdowns says how evenly a policy treats the jobs.
+
 Episodes are independent, the jobs of one are not, so that intervals resample whole episodes. Two
 policies meet the same episodes, so that their differences resample pairs.
 """
@@ -12,6 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from llmsched_gym.cluster import simulator
+from llmsched_gym.cluster.latency import Cluster
+from llmsched_gym.cluster.state import TICKS_PER_SECOND, new_state
+from llmsched_gym.workload.bank import JobBank
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
@@ -45,6 +53,72 @@ def percentile_summary(jct_s: ArrayLike) -> dict[str, float]:
         "p95_jct_s": float(p95),
         "p99_jct_s": float(p99),
     }
+
+
+def slowdown(jct_s: ArrayLike, alone_s: ArrayLike) -> NDArray[np.float64]:
+    """JCT over the job's own time on an empty cluster, for each job.
+
+    It can be slightly below 1: alone, all tasks of a job start at once and share the batches of its
+    engines. A job that takes no time alone counts as 1.
+
+    Parameters
+    ----------
+    jct_s, alone_s : [jobs]
+        Seconds; see :class:`EmptyCluster`.
+    """
+    jct, alone = np.asarray(jct_s, np.float64), np.asarray(alone_s, np.float64)
+    return np.divide(jct, alone, out=np.ones_like(jct), where=alone > 0)
+
+
+def jain(values: ArrayLike) -> float:
+    """Jain's index of fairness, ``(sum x)^2 / (n sum x^2)``.
+
+    1 if all n values are alike, 1/n if all but one are zero (Jain, Chiu and Hawe, "A Quantitative
+    Measure of Fairness and Discrimination", 1984).
+
+    Raises
+    ------
+    ValueError
+        if there is no value, or none above zero.
+    """
+    x = np.asarray(values, np.float64)
+    if not (x > 0).any():
+        raise ValueError("values: none is above zero")
+    return float(x.sum() ** 2 / (len(x) * (x**2).sum()))
+
+
+class EmptyCluster:
+    """How long the jobs of a bank take, each alone on a cluster; none is simulated twice.
+
+    All tasks that can start do so at once, those of stages that come first in the job going first
+    where there are too few slots.
+
+    Parameters
+    ----------
+    bank : jobs that fit the cluster.
+    cluster : what they have to themselves.
+    """
+
+    def __init__(self, bank: JobBank, cluster: Cluster) -> None:
+        self._bank, self._cluster = bank, cluster
+        self._seconds = np.full(len(bank), np.nan)
+
+    def alone_s(self, jobs: ArrayLike) -> NDArray[np.float64]:
+        """Seconds from the arrival of each job to its completion: float64, one for each index."""
+        indices = np.asarray(jobs, np.int64)
+        for job in set(indices[np.isnan(self._seconds[indices])].tolist()):
+            self._seconds[job] = self._simulate(job)
+        return self._seconds[indices]
+
+    def _simulate(self, job: int) -> float:
+        unknown = np.full(len(self._bank.stage_name), -1, np.int64)  # nobody asks for templates
+        state = new_state(self._bank, [job], [0.0], self._cluster, unknown)
+        stages = range(len(state.stages))
+        status = simulator.start(state)
+        while status == simulator.DECIDE:
+            able = (stage for stage in stages if simulator.can_run(state, stage))
+            status = simulator.step(state, next(able))
+        return int(state.jobs["completion"][0]) / TICKS_PER_SECOND
 
 
 def mean(episodes: ArrayLike) -> Estimate:

@@ -138,24 +138,25 @@ def results_table(summaries: Sequence[Summary], title: str) -> Table:
     for one in summaries:
         table.add_row(
             one.policy + (" (clairvoyant)" if one.clairvoyant else ""),
-            _shown(one.mean),
+            shown(one.mean),
             f"{one.percentiles['p95_jct_s']:.1f}",
-            _shown(one.reduction, percent=True),
-            _shown_gap(one.gap_closed),
+            shown(one.reduction, percent=True),
+            shown_gap(one.gap_closed),
             style="bold" if one.policy == evaluated else None,
             end_section=one is summaries[0] or one in summaries[-2:-1],
         )
     return table
 
 
-def _shown_gap(gap: Estimate | None) -> str:
+def shown_gap(gap: Estimate | None) -> str:
     """A policy far worse than SJF has not closed minus so many gaps: the figure says nothing."""
     if gap is not None and gap.value is not None and gap.value < -1:
         return "below -100 %"
-    return _shown(gap, percent=True)
+    return shown(gap, percent=True)
 
 
-def _shown(estimate: Estimate | None, percent: bool = False) -> str:
+def shown(estimate: Estimate | None, percent: bool = False) -> str:
+    """An estimate to be read, with its interval if it has one; empty without an estimate."""
     if estimate is None:
         return ""
     if estimate.value is None:
@@ -175,8 +176,8 @@ def write_results(
     **more: Any,
 ) -> None:
     """Write ``episodes.csv``, ``jobs.csv``, ``summary.json`` (with ``more``) and the figures."""
-    _write_csv(folder / "episodes.csv", EPISODE_COLUMNS, _episode_rows(episodes, setting))
-    _write_csv(folder / "jobs.csv", JOB_COLUMNS, _job_rows(episodes))
+    write_csv(folder / "episodes.csv", EPISODE_COLUMNS, _episode_rows(episodes, setting))
+    write_csv(folder / "jobs.csv", JOB_COLUMNS, _job_rows(episodes))
     summary = {"policies": {one.policy: _as_json(one) for one in summaries}} | more
     text = json.dumps(summary, indent=2, allow_nan=False)
     (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
@@ -188,7 +189,8 @@ def write_results(
     jct_by_policy(folder / "jct_by_policy.png", means, p95, clairvoyant, setting.title)
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+    """Write a table with a row of column names."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)

@@ -18,6 +18,7 @@ import pytest
 import evaluate
 from agents import POLICIES
 from configs import groups
+from episodes import episode_seeds
 from llmsched_gym.cluster.latency import CLUSTERS
 from llmsched_gym.env.scheduling import BELIEFS
 from llmsched_gym.workload.mixes import WORKLOADS, make_workload
@@ -122,7 +123,7 @@ def test_policies_meet_the_same_episodes(command: Command) -> None:
         assert episode(policy, "0") == episode("llmsched", "0")
         assert episode(policy, "1") == episode("llmsched", "1")
     assert episode("fcfs", "0") != episode("fcfs", "1")
-    seeds = [evaluate.episode_seeds(seed, number) for seed in range(9) for number in range(9)]
+    seeds = [episode_seeds(seed, number) for seed in range(9) for number in range(9)]
     assert len({seed for pair in seeds for seed in pair}) == 2 * 81
 
 
@@ -347,7 +348,7 @@ def one_line(code: int, out: str, err: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("policy=best", "policy: unknown 'best', choose from custom, "),
+        ("policy=best", "policy: unknown 'best', choose from argus, "),
         ("workload=best", "workload: unknown 'best', choose from chain_like, "),
         ("cluster=best", "cluster: unknown 'best', choose from a100_"),
         ("belief=best", "belief: unknown 'best', choose from bayes, none, oracle, prior"),
@@ -388,7 +389,7 @@ def one_line(code: int, out: str, err: str) -> str:
         ("policy=custom policy.path=absent:Best", "cannot import 'absent'"),
         ("policy=[", "'policy=[' is not of the form name=value"),
         ("episodes", "'episodes' is not of the form name=value"),
-        ("~policy", "policy: choose from custom, "),
+        ("~policy", "policy: choose from argus, "),
         ("output_dir=null", "output_dir: it needs the name of a folder"),
         ("output_dir=", "output_dir: it needs the name of a folder"),
         ("--best", "unknown flag '--best', choose from --help, "),
