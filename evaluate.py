@@ -10,6 +10,7 @@ the number of processes; only the wall-clock time of a decision differs from run
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import traceback
@@ -125,8 +126,21 @@ class Evaluation:
         return [
             intervals if self.episodes > 1 else "One episode: no intervals.",
             f"{REFERENCE}: SRTF that knows what is hidden; a reference, and not a bound.",
+            *self._bottleneck(),
             *self.env.workload.notes,
             *self.env.notes,
+        ]
+
+    def _bottleneck(self) -> list[str]:
+        """A word on tools if they are offered more work than LLM slots are."""
+        env, executors = self.env, self.env.cluster.regular_executors
+        busy = env.rate * float(env.bank.duration_s.sum()) / len(env.bank)
+        if busy / executors <= max(1.0, self.load or 0.0):
+            return []
+        return [
+            f"The {executors} regular executors are offered {busy / executors:.1f} times what they "
+            "can serve: jobs wait for tools more than for LLM slots "
+            f"(cluster.regular_executors={math.ceil(busy)} would serve them)."
         ]
 
 
@@ -292,7 +306,7 @@ def evaluate(settings: dict[str, Any]) -> None:
         with staged(output_dir) as folder:
             episodes = _play_with_progress(evaluation, console)
             summaries = summarise(episodes, evaluation.clairvoyant(), reference=REFERENCE)
-            shown = {key: value for key, value in settings.items() if key != "processes"}
+            shown = {k: v for k, v in settings.items() if k not in ("processes", "output_dir")}
             setting, notes = evaluation.setting(), evaluation.notes()
             write_results(folder, episodes, summaries, setting, settings=shown, notes=notes)
     except OSError as error:

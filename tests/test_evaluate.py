@@ -484,3 +484,10 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, processes: int) -> N
     assert (running.returncode, out) == (130, "")
     assert err == "evaluate.py: interrupted, no results are written\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_tools_that_are_the_bottleneck_are_named(command: Command) -> None:
+    few = command("policy=sjf", "baselines=[]", "cluster.regular_executors=1")
+    assert "The 1 regular executors are offered" in few[1]
+    enough = command("policy=sjf", "baselines=[]", "cluster.regular_executors=1000")
+    assert "regular executors are offered" not in enough[1]
