@@ -179,8 +179,10 @@ def build(settings: dict[str, Any]) -> Evaluation:
     return Evaluation(runs, env, oracle, episodes, seed, processes, load if rate is None else None)
 
 
-def build_experiment(settings: dict[str, Any], overridden: Sequence[str]) -> Experiment:
-    """Make the experiment that the settings name; InputError for what is not right in them.
+def build_experiment(settings: dict[str, Any], overridden: Sequence[str]) -> tuple[Experiment, int]:
+    """Make the experiment that the settings name, and say in how many processes it runs.
+
+    InputError for what is not right in them.
 
     ``overridden`` are the names given on the command line: some mean nothing to an experiment.
     """
@@ -190,9 +192,10 @@ def build_experiment(settings: dict[str, Any], overridden: Sequence[str]) -> Exp
             if name in NOT_OF_EXPERIMENTS:
                 instead = NOT_OF_EXPERIMENTS[name]
                 raise ValueError(f"{name}: not an option of an experiment, which has {instead}")
+        processes = _processes(settings)
         workload = _options(settings, "workload")
         del workload["load"], workload["arrival_rate"]
-        return plan(
+        made = plan(
             settings["experiment"],
             workload,
             _cluster(**_options(settings, "cluster")),
@@ -202,6 +205,7 @@ def build_experiment(settings: dict[str, Any], overridden: Sequence[str]) -> Exp
         )
     except (ValueError, OSError) as error:
         raise InputError(_one_line(error)) from error
+    return made, processes
 
 
 def _check_names(settings: dict[str, Any]) -> None:
@@ -323,8 +327,7 @@ def evaluate(settings: dict[str, Any]) -> None:
 def experiment(settings: dict[str, Any], overridden: Sequence[str]) -> None:
     """Do a whole experiment, or what is left of it; InputError for bad settings."""
     with Console(stderr=True).status("reading the workloads, fitting the beliefs"):
-        made = build_experiment(settings, overridden)
-        processes = _processes(settings)
+        made, processes = build_experiment(settings, overridden)
     names = ("experiment", "workload", "cluster", "belief", "seed")
     about = {name: settings[name] for name in names}
     run_experiment(made, _output_dir(settings), processes, about)

@@ -196,7 +196,7 @@ def command(
         ("experiment.policies=[best]", "policy: unknown 'best', choose from argus"),
         ("experiment.epsilon=[2]", "epsilon: 2 is not a number from 0 to 1"),
         ("experiment.engines=[x]", "experiment.engines: 'x' is not a whole number"),
-        ("experiment.ablations={a:1}", "experiment.ablations: each needs options"),
+        ("+experiment.ablations.a=1", "experiment.ablations: each needs options"),
         ("experiment=traces", "path"),
         ("processes=0", "processes: 0"),
     ],
