@@ -436,7 +436,8 @@ def test_a_failed_run_leaves_earlier_results_alone(command: Command, processes: 
     arguments = ("policy=custom", "output_dir=out", f"processes={processes}")
     code, _, err = command(*arguments, "policy.path=wrong:Illegal")
     assert code == 2
-    assert "policy wrong:Illegal: episode 0: action 1000000: valid actions are" in err
+    assert "policy wrong:Illegal: episode " in err  # with two processes, either may be first
+    assert ": action 1000000: valid actions are" in err
     assert err.count("\n") == 1
     code, _, err = command(*arguments, "policy.path=wrong:Broken")
     assert code == 1
