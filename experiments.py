@@ -18,7 +18,7 @@ import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -108,22 +108,22 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """All that the cells of an experiment have in common: what a process needs to play them."""
+    """All that the cells of an experiment have in common: what a process needs to play them.
+
+    Attributes
+    ----------
+    workloads, cluster, seed : by label; with the number of engines of the main study; of all.
+    folder : of the files of cells.
+    digests : of each workload's jobs and arrivals.
+    made_by : a digest of the code.
+    """
 
     workloads: dict[str, Workload]
     cluster: Cluster
     seed: int
     folder: Path
-
-    @cached_property
-    def digests(self) -> dict[str, str]:
-        """What each workload's jobs and arrivals are, in a few characters."""
-        return {label: _digest(workload) for label, workload in self.workloads.items()}
-
-    @cached_property
-    def made_by(self) -> str:
-        """The code that plays, in a few characters."""
-        return _fingerprint()
+    digests: dict[str, str]
+    made_by: str
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """All that the outcome of a cell depends on, but the code."""
@@ -210,7 +210,8 @@ def plan(
     variants = {name: _labelled(name, changed, belief) for name in dict.fromkeys(policies)}
     studies = _studies(options, changed, belief)
     workloads, notes = _workloads(options["workloads"], workload, belief)
-    bench = Bench(workloads, cluster, seed, folder)
+    digests = {name: _digest(workload) for name, workload in workloads.items()}
+    bench = Bench(workloads, cluster, seed, folder, digests, _fingerprint())
     _try_out(bench, {v for named in (variants, *studies.values()) for v in named.values()}, loads)
 
     def row(study: str, place: Place, label: str, variant: Variant) -> Row:
@@ -503,16 +504,8 @@ def load(bench: Bench, cell: Cell) -> Any:
     if hashlib.sha256(packed).hexdigest().encode() != checksum:
         return None
     body = json.loads(gzip.decompress(packed))
-    settings = json.loads(json.dumps(bench.settings(cell)))
-    return (
-        body["content"]
-        if (body["made_by"], body["settings"])
-        == (
-            bench.made_by,
-            settings,
-        )
-        else None
-    )
+    made_by, settings = bench.made_by, json.loads(json.dumps(bench.settings(cell)))
+    return body["content"] if (body["made_by"], body["settings"]) == (made_by, settings) else None
 
 
 def _played(content: Iterable[dict[str, Any]]) -> Iterator[Played]:
@@ -559,7 +552,7 @@ def run_experiment(
 
 
 def _play_all(experiment: Experiment, processes: int, console: Console) -> dict[Cell, Any]:
-    """The contents of all cells, those without a file played now."""
+    """The contents of all cells; those that :func:`load` does not give are played now."""
     bench, cells = experiment.bench, experiment.cells
     for part in bench.folder.glob("*.part"):  # of a run that was killed
         part.unlink()
@@ -573,7 +566,11 @@ def _play_all(experiment: Experiment, processes: int, console: Console) -> dict[
             _advance(progress, task, weights[index])
 
         map_processes(play_cell, bench, todo, processes, done)
-    return contents | {cell: load(bench, cell) for cell in todo}
+    contents |= {cell: load(bench, cell) for cell in todo}
+    for cell, content in contents.items():
+        if content is None:
+            raise InputError(f"{bench.path(cell)}: changed since it was written, run it again")
+    return contents
 
 
 def _progress(console: Console) -> Progress:

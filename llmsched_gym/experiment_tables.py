@@ -240,7 +240,6 @@ def workload_tables(summary: Iterable[Mapping[str, Any]], clairvoyant: set[str])
         tables[key].add_row(
             f"{label} (clairvoyant)" if label in clairvoyant else label,
             shown(_estimate(row, "mean_jct_s")),
-            f"{row['p95_jct_s']:.1f}",
             f"{row['mean_slowdown']:.1f}",
             shown(_estimate(row, "reduction"), percent=True) if label != EVALUATED else "",
             shown_gap(_estimate(row, "gap_closed")) if label not in (SJF, REFERENCE) else "",
@@ -254,7 +253,7 @@ def _new_table(workload: str, load: float) -> Table:
         title=f"{workload} at load {load:g}", title_justify="left", title_style="bold", box=None
     )
     table.add_column("policy")
-    for column in ("mean JCT, s", "p95 JCT, s", "slowdown", f"reduction by {EVALUATED}"):
+    for column in ("mean JCT, s", "slowdown", f"reduction by {EVALUATED}"):
         table.add_column(column, justify="right")
     table.add_column("gap closed", justify="right")
     return table
