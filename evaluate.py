@@ -60,7 +60,7 @@ NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
     "belief.name": "experiment.ablations",
     "episodes": "experiment.episodes",
     "num_jobs": "experiment.num_jobs",
-    "max_stages": "no such option: it sees all",
+    "max_stages": "observations that show all",
 }
 REFERENCE = "srtf_oracle"
 FLAGS = ("--help", "-h", "--multirun", "-m", "--config-dir=PATH")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -200,7 +201,7 @@ def plan(
 
     Raises
     ------
-    ValueError, OSError
+    ValueError, OSError, InputError
         for options that are not right, and traces that cannot be read.
     """
     _check(options)
@@ -211,8 +212,10 @@ def plan(
     studies = _studies(options, changed, belief)
     workloads, notes = _workloads(options["workloads"], workload, belief)
     digests = {name: _digest(workload) for name, workload in workloads.items()}
-    bench = Bench(workloads, cluster, seed, folder, digests, _fingerprint())
-    _try_out(bench, {v for named in (variants, *studies.values()) for v in named.values()}, loads)
+    played = {v for named in (variants, *studies.values()) for v in named.values()}
+    made_by = _fingerprint({variant.policy for variant in played})
+    bench = Bench(workloads, cluster, seed, folder, digests, made_by)
+    _try_out(bench, played, loads)
 
     def row(study: str, place: Place, label: str, variant: Variant) -> Row:
         cells = _blocks(place, variant, options["num_jobs"], options["episodes"])
@@ -387,17 +390,21 @@ def _list(options: dict[str, Any], name: str, least: int = 0) -> list[Any]:
 OUTPUT = ("results.py", "figures.py", "experiment_tables.py", "experiment_figures.py")
 
 
-def _fingerprint() -> str:
-    """Of all that is run when a cell is played, and of the libraries that it computes with."""
+def _fingerprint(policies: Iterable[str]) -> str:
+    """Of all that is run when a cell is played, and of the libraries that it computes with.
+
+    Of policies from elsewhere (``module:Class``) the file with the class counts.
+    """
     digest = hashlib.sha256(platform.python_version().encode())
     for library in ("numba", "numpy", "pgmpy", "scipy"):
         digest.update(f"{library} {version(library)}\n".encode())
-    sources = [ROOT / "episodes.py", ROOT / "experiments.py"]
+    sources = {ROOT / "episodes.py", ROOT / "experiments.py"}
+    sources |= {Path(inspect.getfile(find_policy(policy))) for policy in policies}
     for package in ("agents", "llmsched_gym"):
-        sources += [p for p in (ROOT / package).rglob("*") if p.suffix in (".py", ".yaml", ".json")]
+        sources |= {p for p in (ROOT / package).rglob("*") if p.suffix in (".py", ".yaml", ".json")}
     for path in sorted(sources):
         if path.name not in OUTPUT:
-            digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode())
+            digest.update(f"{path.name}\n".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -423,15 +430,18 @@ def _digest(workload: Workload) -> str:
 def _environment(
     bench: Bench, place: Place, belief: str, settings: BeliefSettings, num_jobs: int
 ) -> LLMSchedEnv:
-    return LLMSchedEnv(
-        bench.workloads[place.workload],
-        replace(bench.cluster, engines=place.engines),
-        num_jobs=num_jobs,
-        load=place.load,
-        belief=belief,
-        belief_settings=settings,
-        strict=True,
-    )
+    try:
+        return LLMSchedEnv(
+            bench.workloads[place.workload],
+            replace(bench.cluster, engines=place.engines),
+            num_jobs=num_jobs,
+            load=place.load,
+            belief=belief,
+            belief_settings=settings,
+            strict=True,
+        )
+    except ValueError as error:
+        raise InputError(f"{place.workload}: {one_line(error)}") from error
 
 
 @lru_cache(maxsize=64)
@@ -444,10 +454,7 @@ def play_cell(bench: Bench, cell: Cell) -> None:
     """Play the episodes of a cell and keep them in its file."""
     numbers = range(cell.first, cell.last + 1)
     judged = cell.variant.policy == QUALITY
-    try:
-        content = [_judge(bench, cell, n) if judged else _play(bench, cell, n) for n in numbers]
-    except ValueError as error:
-        raise InputError(f"{cell.title}: {one_line(error)}") from error
+    content = [_judge(bench, cell, n) if judged else _play(bench, cell, n) for n in numbers]
     save(bench, cell, content)
 
 

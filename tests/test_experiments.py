@@ -16,10 +16,15 @@ import numpy as np
 import pytest
 
 import evaluate
+import experiments
+from agents import POLICIES, make_policy
+from episodes import play
 from llmsched_gym import metrics
 from llmsched_gym.cluster.latency import load_cluster
+from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
+from llmsched_gym.workload.mixes import make_workload
 
 ROOT = Path(evaluate.__file__).parent
 TINY = (
@@ -171,7 +176,8 @@ def command(
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         code: Any = 0
         try:
-            evaluate.main([*TINY, *arguments])
+            traced = "experiment=traces" in arguments
+            evaluate.main([*(argument for argument in TINY if not traced), *arguments])
         except SystemExit as error:
             code = error.code
         return code, *capfd.readouterr()
@@ -197,20 +203,123 @@ def command(
         ("experiment.epsilon=[2]", "epsilon: 2 is not a number from 0 to 1"),
         ("experiment.engines=[x]", "experiment.engines: 'x' is not a whole number"),
         ("+experiment.ablations.a=1", "experiment.ablations: each needs options"),
-        ("experiment=traces", "path"),
+        ("experiment=traces", "path: workload=traces needs a JSON lines file"),
+        ("experiment=traces workload.path=absent", "absent: no such file or folder"),
         ("processes=0", "processes: 0"),
+        ("episodes=3", "episodes: not an option of an experiment, which has experiment.episodes"),
+        ("workload=planning", "workload: not an option of an experiment"),
+        ("workload.load=2", "workload.load: not an option of an experiment"),
+        ("policy=fcfs", "policy: not an option of an experiment, which has experiment.policies"),
+        ("belief=prior", "belief: not an option of an experiment"),
+        ("cluster.engines=0", "engines: 0 is not a whole number of at least 1"),
+        ("output_dir=", "output_dir: it needs the name of a folder"),
     ],
 )
 def test_bad_input_ends_with_one_line(
     command: Command, tmp_path: Path, argument: str, message: str
 ) -> None:
-    code, out, err = command(argument)
+    code, out, err = command(*argument.split())
     assert code == 2
     assert out == ""
     (line,) = err.strip().splitlines()
     assert line.startswith("evaluate.py: ")
     assert message in line
     assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+def test_what_has_changed_is_played_again(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small one in this process: as evaluate.py says, and again after other code or jobs."""
+    less = [
+        *("experiment.workloads=[planning]", "experiment.episodes=2", "experiment.policies=[fcfs]"),
+        *("experiment.engines=[]", "experiment.epsilon=[]", "experiment.fraction=[]"),
+        *("experiment.ablations=null", "experiment.belief_episodes=0", "processes=1"),
+    ]
+    monkeypatch.setattr(experiments, "draw_all", lambda folder: None)  # its own tests are slower
+
+    def written() -> dict[str, int]:
+        assert command(*less, "output_dir=out")[::2] == (0, "")
+        return {path.name: path.stat().st_mtime_ns for path in Path("out/cells").iterdir()}
+
+    def kept(before: dict[str, int], after: dict[str, int]) -> int:
+        return sum(after.get(name) == when for name, when in before.items())
+
+    first = written()
+    assert len(first) == 4
+    assert written() == first
+    tables = outcome(tmp_path / "out")
+    calls: list[int] = []
+
+    def other_code(policies: Any) -> str:
+        calls.append(1)
+        return f"code {len(calls)}"  # as if it were edited while cells are played
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "_fingerprint", other_code)
+        second = written()
+    assert kept(first, second) == 0
+    assert second.keys() == first.keys()
+    assert outcome(tmp_path / "out") == tables
+    assert kept(second, written()) == 0, "the code is what it was before"
+    less.append("experiment.num_jobs=9")
+    assert len(written()) == 8
+
+    results = table(Path("out/results.csv"))
+    evaluate.main(
+        [
+            *("workload=planning", "workload.jobs_per_application=40", "episodes=2", "num_jobs=9"),
+            *("cluster.engines=1", "cluster.regular_executors=32", "processes=1", "output_dir=one"),
+        ]
+    )
+    alike = {(row["policy"], row["episode"]): row for row in table(Path("one/episodes.csv"))}
+    assert len(results) == 8
+    for row in results:
+        same = alike[row["policy"], row["episode"]]
+        for name in ("mean_jct_s", "p95_jct_s", "makespan_s", "num_jobs"):
+            assert row[name] == same[name]
+
+
+def test_belief_does_not_matter_to_policies_that_do_without() -> None:
+    """So that an experiment need not work it out for them."""
+    cluster = load_cluster("a100_llama2_7b", engines=1)
+    for workload in ("planning", "chain_like"):
+        jobs = make_workload(workload, jobs_per_application=40)
+        unsure, sure = (
+            LLMSchedEnv(jobs, cluster, num_jobs=12, load=2, belief=belief)
+            for belief in ("none", "bayes")
+        )
+        for name in sorted(POLICIES):
+            policy = make_policy(name)
+            if not policy.needs_belief:
+                without, with_it = (play(env, policy, name, 0, 0) for env in (unsure, sure))
+                assert without.jobs["jct_s"].tolist() == with_it.jobs["jct_s"].tolist(), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is no signal there")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interrupt_keeps_what_is_finished(tmp_path: Path, processes: int) -> None:
+    arguments = (*TINY, "experiment.episodes=1000", "output_dir=out", f"processes={processes}")
+    running = subprocess.Popen(
+        [sys.executable, str(ROOT / "evaluate.py"), *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while running.poll() is None and not list(tmp_path.glob("out/cells/*.cell")):
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: its workers, too
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    assert err == "evaluate.py: interrupted, run the same command to go on\n"
+    assert os.listdir(tmp_path / "out") == ["cells"]
+
+
+def test_the_slowdown_by_hand() -> None:
+    assert metrics.slowdown([6.0, 5.0, 0.0], [2.0, 5.0, 0.0]).tolist() == [3, 1, 1]
 
 
 def test_the_index_of_jain_by_hand() -> None:
