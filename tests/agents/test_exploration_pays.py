@@ -2,41 +2,24 @@
 
 import numpy as np
 import pytest
+from one_slot import report, research
 
 from agents import make_policy
 from llmsched_gym.cluster.latency import load_cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.arrivals import Burst
 from llmsched_gym.workload.bank import JobBank
-from llmsched_gym.workload.job import Job, Kind, LLMTask, Stage
 from llmsched_gym.workload.mixes import Workload
-
-TOKENS_PER_SECOND = 50  # of the preset "constant"
-
-
-def llm(name: str, seconds: float, revealed: bool = False) -> Stage:
-    task = LLMTask(10, round(seconds * TOKENS_PER_SECOND))
-    if revealed:
-        return Stage(name, Kind.LLM, (0,), (task,), revealed_by=0)
-    return Stage(name, Kind.LLM, (), (task,))
-
-
-def research(number: int, long: bool) -> Job:
-    """A plan of 2 s; in half of all jobs it reveals 100 s of work, in the others nothing."""
-    stages = (llm("plan", 2), llm("work", 100, revealed=True)) if long else (llm("plan", 2),)
-    return Job("research", f"{number}", stages)
-
-
-def report(number: int) -> Job:
-    """40 s, always: less than the mean of the others, 52 s."""
-    return Job("report", f"{number}", (llm("write", 40),))
 
 
 @pytest.fixture(scope="module")
 def env() -> LLMSchedEnv:
     """Three jobs at time 0 on one slot: long research, short research, a report."""
-    past = [*(research(number, number % 2 == 0) for number in range(100)), *map(report, range(50))]
-    jobs = [research(1000, True), research(1001, False), report(1002)]
+    past = [
+        *(research(f"{number}", number % 2 == 0) for number in range(100)),
+        *(report(f"{number}") for number in range(50)),
+    ]
+    jobs = [research("1000", True), research("1001", False), report("1002")]
     workload = Workload(
         "figure_2", JobBank.from_jobs(jobs), JobBank.from_jobs(past), Burst(), replay=True
     )
