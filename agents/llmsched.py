@@ -13,6 +13,7 @@ from agents.base import (
     Observation,
     PriorityPolicy,
     Scores,
+    job_feature,
     of_job,
     register,
     runnable,
@@ -44,12 +45,16 @@ class LLMSched(PriorityPolicy):
         itself, in seconds: exploring a stage delays the shorter jobs by about that much. 0 is
         Algorithm 1 as published, R > 0; the default 2 is ours, tuned on seeds that no result uses
         (docs/llmsched.md).
+    contenders : explore only jobs that may turn out shorter than the one that exploitation would
+        serve: whose interval begins below its E[rem]. Of the others nothing that is learnt changes
+        the choice, and R prefers them: it is largest for the longest jobs. True is ours, False is
+        Algorithm 1 as published.
     demand : what of E[rem] counts when exploiting: "all" (default, as published), or "scarce": only
         what runs on executors that jobs wait for (:func:`agents.demand.remaining_demand`).
 
     Notes
     -----
-    The ablations: ``price=0`` is the published rule; ``epsilon=0`` is "without exploration";
+    The ablations: ``price=0, contenders=False`` is the published rule; ``epsilon=0`` is "without exploration";
     ``belief=prior`` of the environment is "without belief update"; ``belief.structural=false`` is
     R without the term for what a stage reveals.
 
@@ -66,11 +71,15 @@ class LLMSched(PriorityPolicy):
         epsilon: float = 0.2,
         explore_fraction: float = 0.3,
         price: float = 2.0,
+        contenders: bool = True,
         demand: str = "all",
     ) -> None:
         self.epsilon = _number("epsilon", epsilon, 1)
         self.explore_fraction = _number("explore_fraction", explore_fraction, 1)
         self.price = _number("price", price, np.inf)
+        if not isinstance(contenders, bool):
+            raise ValueError(f"contenders: {contenders!r} is not true or false")
+        self.contenders = contenders
         self.demand = check_counted(demand)
 
     def priority(self, observation: Observation) -> Scores:
@@ -89,6 +98,8 @@ class LLMSched(PriorityPolicy):
         worth = reduction > self.price * stage_feature(observation, "demand_s")
         candidate = worth & (reduction > 0) & runnable(observation)
         candidate &= self._below_fraction(observation)
+        if self.contenders:
+            candidate &= self._may_be_shorter(observation)
         if not candidate.any():
             return np.zeros_like(reduction)
         jobs = observation["jobs"]
@@ -100,6 +111,12 @@ class LLMSched(PriorityPolicy):
         stage_set = np.where(candidate, of_job(observation, sets), sets.shape[-1])
         first = stage_set.min(axis=-1, keepdims=True)
         return np.where(candidate & (stage_set == first), reduction, 0)
+
+    def _may_be_shorter(self, observation: Observation) -> NDArray[np.bool_]:
+        """Whether the stage's job may need less than the job that exploitation would serve."""
+        expected = np.where(runnable(observation), job_feature(observation, "demand_s"), np.inf)
+        shortest = expected.min(axis=-1, initial=np.inf, keepdims=True)
+        return job_feature(observation, "demand_low_s") < shortest
 
     def _below_fraction(self, observation: Observation) -> NDArray[np.bool_]:
         """Whether fewer than a share r of the stage's tasks, at least one, have been started."""

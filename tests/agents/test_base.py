@@ -161,6 +161,7 @@ def test_make_policy_passes_options() -> None:
         ("llmsched", {"epsilon": "a"}, "epsilon: 'a' is not a number from 0 to 1"),
         ("llmsched", {"explore_fraction": float("nan")}, "explore_fraction: nan is not a number"),
         ("llmsched", {"price": -1}, "policy llmsched: price: -1 is not a number of at least 0"),
+        ("llmsched", {"contenders": 2}, "policy llmsched: contenders: 2 is not true or false"),
         ("no_such_module:Best", {}, "cannot import 'no_such_module'"),
         (":Best", {}, "cannot import ''"),
         ("test_base:observation", {}, "test_base has no subclass 'observation' of agents.base"),

@@ -63,12 +63,15 @@ def test_sets_by_hand() -> None:
     assert both.tolist() == [[1, 0, 0, 1, 1, 2], [4, 0, 1, 2, 3, 5]]
 
 
-def by_hand(seen: Observation, explore: bool, fraction: Fraction, price: float) -> int:
+def by_hand(
+    seen: Observation, explore: bool, fraction: Fraction, price: float, contenders: bool
+) -> int:
     """Algorithm 1 in loops."""
     stages, jobs = seen["stages"], seen["jobs"]
     legal = [int(row) for row in np.flatnonzero(seen["action_mask"][:-1])]
     if not legal:
         return len(seen["action_mask"]) - 1
+    demands = {row: float(jobs[seen["stage_job"][row], JOB["demand_s"]]) for row in legal}
     if explore:
         present = int(seen["job_mask"].sum())
         intervals = [
@@ -86,12 +89,16 @@ def by_hand(seen: Observation, explore: bool, fraction: Fraction, price: float) 
                     and reduction > 0
                     and reduction > price * stages[row, STAGE["demand_s"]]
                     and started < max(Fraction(1), fraction * total)
+                    and (
+                        not contenders
+                        or intervals[int(seen["stage_job"][row])][0] < min(demands.values())
+                    )
                     and (best < 0 or reduction > stages[best, STAGE["uncertainty_reduction"]])
                 ):
                     best = row
             if best >= 0:
                 return best
-    return min(legal, key=lambda row: (float(jobs[seen["stage_job"][row], JOB["demand_s"]]), row))
+    return min(legal, key=lambda row: (demands[row], row))
 
 
 @given(
@@ -99,14 +106,21 @@ def by_hand(seen: Observation, explore: bool, fraction: Fraction, price: float) 
     st.booleans(),
     st.sampled_from(["0", "0.3", "0.5", "1"]),
     st.sampled_from([0, 0.5, 2]),
+    st.booleans(),
 )
-def test_it_is_algorithm_1(seed: int, explore: bool, fraction: str, price: float) -> None:
+def test_it_is_algorithm_1(
+    seed: int, explore: bool, fraction: str, price: float, contenders: bool
+) -> None:
     rng = np.random.default_rng(seed)
     seen = random_observation(rng, jobs=int(rng.integers(1, 8)), stages=int(rng.integers(1, 20)))
     policy = make_policy(
-        "llmsched", epsilon=int(explore), explore_fraction=float(fraction), price=price
+        "llmsched",
+        epsilon=int(explore),
+        explore_fraction=float(fraction),
+        price=price,
+        contenders=contenders,
     )
-    assert policy.act(seen) == by_hand(seen, explore, Fraction(fraction), price)
+    assert policy.act(seen) == by_hand(seen, explore, Fraction(fraction), price, contenders)
 
 
 JOBS: list[dict[str, Any]] = [
@@ -120,8 +134,10 @@ def stage(job: int, reduction: float, waiting: int = 4, **more: float) -> dict[s
     return {"job": job, "waiting_tasks": waiting, "uncertainty_reduction": reduction, **more}
 
 
-def explorer(fraction: float = 0.3) -> Any:
-    return make_policy("llmsched", epsilon=1, explore_fraction=fraction)
+def explorer(fraction: float = 0.3, **options: Any) -> Any:
+    return make_policy(
+        "llmsched", **{"epsilon": 1, "explore_fraction": fraction, "contenders": False} | options
+    )
 
 
 def test_it_explores_the_most_telling_stage_of_the_first_set_that_has_one() -> None:
@@ -137,10 +153,21 @@ def test_it_explores_the_most_telling_stage_of_the_first_set_that_has_one() -> N
 def test_it_explores_what_is_worth_its_price() -> None:
     stages = [stage(0, 9, demand_s=5), stage(1, 8, demand_s=3), stage(2, 0)]
     assert explorer().act(observation(JOBS, stages)) == 1, "8 is above 2 x 3, 9 not above 2 x 5"
-    free = make_policy("llmsched", epsilon=1, price=0)
+    free = explorer(price=0)
     assert free.act(observation(JOBS, stages)) == 0
     stages[1] = stage(1, 8, demand_s=4)
     assert explorer().act(observation(JOBS, stages)) == 2, "neither: exploit"
+
+
+def test_it_explores_jobs_that_may_turn_out_shorter_than_the_next() -> None:
+    # SRTF would serve job 1 (30 s). Job 0 needs at least 40 s, whatever its stage tells.
+    stages = [stage(0, 9), stage(1, 1)]
+    assert explorer(contenders=True).act(observation(JOBS, stages)) == 1
+    assert explorer().act(observation(JOBS, stages)) == 0, "as published"
+    wide = [JOBS[0] | {"demand_low_s": 29}, *JOBS[1:]]
+    assert explorer(contenders=True).act(observation(wide, stages)) == 0
+    # Job 2 (5 s) has nothing to run now, and is not who would be served.
+    assert explorer(contenders=True).act(observation(wide, [*stages, stage(2, 0, legal=0)])) == 0
 
 
 def test_it_exploits_where_nothing_is_left_to_explore() -> None:
@@ -155,7 +182,7 @@ def test_it_never_explores_without_epsilon() -> None:
 
 
 def test_epsilon_is_the_share_of_explorations() -> None:
-    policy = make_policy("llmsched", epsilon=0.2)
+    policy = explorer(epsilon=0.2)
     policy.reset(0)
     seen = observation(JOBS, [stage(0, 9), stage(2, 0)])
     chosen = Counter(policy.act(seen) for _ in range(2000))
