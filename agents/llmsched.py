@@ -54,9 +54,9 @@ class LLMSched(PriorityPolicy):
 
     Notes
     -----
-    The ablations: ``price=0, contenders=False`` is the published rule; ``epsilon=0`` is "without exploration";
-    ``belief=prior`` of the environment is "without belief update"; ``belief.structural=false`` is
-    R without the term for what a stage reveals.
+    The ablations: ``price=0, contenders=False`` is the published rule; ``epsilon=0`` is "without
+    exploration"; ``belief=prior`` of the environment is "without belief update";
+    ``belief.structural=false`` is R without the term for what a stage reveals.
 
     Choices that are ours, where the paper is silent: intervals are closed, so that jobs whose
     intervals touch are in one set; all jobs in the system take part in the grouping, those that
