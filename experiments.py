@@ -42,7 +42,8 @@ from episodes import InputError, episode_seeds, interrupted, map_processes, one_
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.belief_quality import belief_rows
 from llmsched_gym.cluster.latency import Cluster
-from llmsched_gym.env.scheduling import BELIEFS, LLMSchedEnv
+from llmsched_gym.env.scenario import BELIEFS
+from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.experiment_figures import draw_all
 from llmsched_gym.experiment_tables import (
     EVALUATED,

@@ -36,7 +36,6 @@ from belief_speed import pgmpy_us
 from numpy.typing import NDArray
 
 from agents import make_policy
-from llmsched_gym.belief.inference import update
 from llmsched_gym.belief.profile import BeliefSettings, load_or_fit
 from llmsched_gym.cluster.state import EVIDENCE
 from llmsched_gym.env.scheduling import LLMSchedEnv
@@ -98,24 +97,24 @@ class TimedEnv(LLMSchedEnv):
             & (state.jobs["unfinished_stages"][changed] > 0)
         ]
         if self.timed():
-            self.belief_us = best_us(self.repeats, self.believe)
-            state.clock["changed"] = 0
+            self.belief_us = best_us(self.repeats, self._believe)
             self.observation_us = best_us(
-                self.repeats, lambda: super(TimedEnv, self)._observe(status)
+                self.repeats,
+                lambda: self._look(status),
+                lambda: self.change(changed, kinds),
             )
-            state.jobs["changed"][changed], state.clock["changed"] = kinds, len(changed)
+            self.change(changed, kinds)
         return super()._observe(status)
+
+    def change(self, jobs: NDArray[np.int64], kinds: NDArray[np.int64]) -> None:
+        """List some jobs as changed again."""
+        self.state.changed[: len(jobs)] = jobs
+        self.state.jobs["changed"][jobs], self.state.clock["changed"] = kinds, len(jobs)
 
     def timed(self) -> bool:
         """Whether this is a state that counts."""
         count = int(self.state.clock["active"][0])
         return len(self.learned) > 0 and abs(count - self.jobs) <= self.jobs // 20
-
-    def believe(self) -> None:
-        """Update the beliefs about the jobs in ``state.changed``."""
-        assert self._networks is not None
-        assert self._beliefs is not None
-        update(self.state, self._templates, self._networks, self._beliefs, self._mode)
 
 
 class Bench:
@@ -173,11 +172,11 @@ class Bench:
         """Microseconds of pgmpy for one job, which is given its evidence by updating its belief."""
         env, state = self.env, self.env.state
         state.changed[0], state.jobs["changed"][job], state.clock["changed"] = job, EVIDENCE, 1
-        env.believe()
+        env._believe()
         state.jobs["changed"][job], state.clock["changed"] = 0, 0
         name = env.bank.applications[state.jobs["application"][job]]
-        assert env._beliefs is not None
-        return pgmpy_us(self.profile.networks[name], env._beliefs.scratch)
+        assert env._scratch is not None
+        return pgmpy_us(self.profile.networks[name], env._scratch)
 
 
 def machine() -> str:

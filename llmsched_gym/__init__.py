@@ -8,4 +8,8 @@ from gymnasium.envs.registration import register, registry
 __version__ = "0.1.0"
 
 if "LLMSched-v0" not in registry:
-    register("LLMSched-v0", entry_point="llmsched_gym.env.scheduling:LLMSchedEnv")
+    register(
+        "LLMSched-v0",
+        entry_point="llmsched_gym.env.scheduling:LLMSchedEnv",
+        vector_entry_point="llmsched_gym.env.vector:LLMSchedVectorEnv",
+    )

@@ -20,7 +20,7 @@ from agents import POLICIES
 from configs import groups
 from episodes import episode_seeds
 from llmsched_gym.cluster.latency import CLUSTERS
-from llmsched_gym.env.scheduling import BELIEFS
+from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.workload.mixes import WORKLOADS, make_workload
 
 ROOT = Path(evaluate.__file__).parent

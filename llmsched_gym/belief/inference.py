@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
+
+from numba.extending import register_jitable
 
 from llmsched_gym.belief.networks import (
     Beliefs,
@@ -24,12 +27,20 @@ from llmsched_gym.belief.networks import (
     Scratch,
     Table,
     flatten,
-    new_beliefs,
+    new_scratch,
 )
 from llmsched_gym.belief.profile import BeliefProfile
-from llmsched_gym.cluster.state import EVIDENCE, TICKS_PER_SECOND, ClusterState
+from llmsched_gym.cluster.state import (
+    EVIDENCE,
+    STARTED,
+    TICKS_PER_SECOND,
+    ClusterState,
+    episode,
+)
 from llmsched_gym.compiled import compiled
 from llmsched_gym.workload.template import TemplateTable
+
+kernel = partial(compiled, _nrt=False)
 
 NONE, PRIOR, BAYES, ORACLE = 0, 1, 2, 3
 
@@ -43,7 +54,7 @@ def compile_profile(profile: BeliefProfile, applications: Sequence[str]) -> Netw
     application without past jobs has none; its jobs are judged by the tasks of all applications.
     """
     networks = flatten(profile, applications)
-    scratch = new_beliefs(0, networks).scratch
+    scratch = new_scratch(networks)
     for application, name in enumerate(applications):
         if name in profile.networks:
             net = _select(networks, application)
@@ -56,7 +67,7 @@ def compile_profile(profile: BeliefProfile, applications: Sequence[str]) -> Netw
     return networks
 
 
-@compiled
+@register_jitable
 def _select(networks: Networks, application: int) -> Networks:
     """One application's part of every table."""
     start, end = networks.applications[application], networks.applications[application + 1]
@@ -90,7 +101,7 @@ def _select(networks: Networks, application: int) -> Networks:
 # Kernels take their arrays out of the named tuples once: numba counts references at every access.
 
 
-@compiled
+@kernel
 def _forget(net: Networks, scratch: Scratch) -> None:
     """No evidence."""
     variables, work = net.variables, scratch.variables
@@ -98,7 +109,7 @@ def _forget(net: Networks, scratch: Scratch) -> None:
         work[v]["low"], work[v]["high"] = 0, variables[v]["states"] - 1
 
 
-@compiled
+@kernel
 def _trace(net: Networks, scratch: Scratch) -> None:
     """Where evidence reaches: the possible rows of every bucket, its component, whether dirty."""
     variables, separators = net.variables, net.separators
@@ -125,13 +136,13 @@ def _trace(net: Networks, scratch: Scratch) -> None:
             work[variables[v]["parent"]]["dirty"] = 1
 
 
-@compiled
+@kernel
 def _settled(here: Table) -> bool:
     """Whether evidence fixes a bucket's variable and its separator: nothing is left to compute."""
     return bool(here["root"] == 1 and here["low"] == here["high"])
 
 
-@compiled
+@kernel
 def _collect(net: Networks, scratch: Scratch) -> None:
     """The pass up: multiply the evidence into the buckets that have some in or below them."""
     variables, table, children, up = net.variables, net.table, net.children, net.up
@@ -158,7 +169,7 @@ def _collect(net: Networks, scratch: Scratch) -> None:
         _normalise(own, here, rows, conditional, likelihood)
 
 
-@compiled
+@kernel
 def _normalise(
     own: Table, here: Table, rows: IntArray, conditional: FloatArray, likelihood: FloatArray
 ) -> None:
@@ -186,7 +197,7 @@ def _normalise(
             conditional[own["entry"] + row * own["states"] + x] = 1.0 / (high - low + 1)
 
 
-@compiled
+@kernel
 def _collect_moments(net: Networks, scratch: Scratch) -> None:
     """Moments of what remains in and below each bucket that evidence reaches, row by row."""
     variables, stages, bins, cells = net.variables, net.stages, net.bins, net.cells
@@ -246,7 +257,7 @@ def _collect_moments(net: Networks, scratch: Scratch) -> None:
             moments[at, 4] = m4 - m1 * m1
 
 
-@compiled
+@kernel
 def _cell(stages: Table, known: Table, c: int, row: int) -> int:
     """Where a stage's mean demands are, in a row of its bucket: -1 if its tasks are known."""
     if c < 0 or known[c]["status"] != UNDETERMINED:
@@ -254,7 +265,7 @@ def _cell(stages: Table, known: Table, c: int, row: int) -> int:
     return int(stages[c]["cell"] + row // stages[c]["stride"] % stages[c]["cells"])
 
 
-@compiled
+@kernel
 def _distribute(net: Networks, scratch: Scratch) -> None:
     """The pass down: the posterior of every variable."""
     variables, table, up = net.variables, net.table, net.up
@@ -293,7 +304,7 @@ def _distribute(net: Networks, scratch: Scratch) -> None:
                 marginal[v, x] = 1.0 / (high - low + 1)
 
 
-@compiled
+@kernel
 def _fill_prior(net: Networks, scratch: Scratch) -> None:
     """The beliefs before any evidence, and given presence alone."""
     _forget(net, scratch)
@@ -319,7 +330,7 @@ def _fill_prior(net: Networks, scratch: Scratch) -> None:
         )
 
 
-@compiled
+@kernel
 def _describe(
     bins: Table,
     means: FloatArray,
@@ -344,7 +355,7 @@ def _describe(
     return max(0.0, square - mean * mean)
 
 
-@compiled
+@kernel
 def _quantile(bins: Table, means: FloatArray, marginal: FloatArray, level: float) -> float:
     """A quantile of a stage's demand: of the mixture of its bins, weighted by ``marginal``.
 
@@ -374,16 +385,13 @@ def _quantile(bins: Table, means: FloatArray, marginal: FloatArray, level: float
 # *transform* stands for a distribution on the grid: values of its generating function (networks).
 
 
-@compiled
 def _fill_transforms(net: Networks, scratch: Scratch) -> None:
     """The transforms of what is in and below each bucket without evidence, at every level."""
     static, transforms, known = net.transforms, scratch.transforms, scratch.stages
-    for c in range(len(net.stages)):
-        known[c]["status"], known[c]["left"] = UNDETERMINED, 1.0
+    known["status"], known["left"] = UNDETERMINED, 1.0
     _forget(net, scratch)
     _trace(net, scratch)
-    for v in range(len(net.variables)):
-        scratch.variables[v]["dirty"], scratch.variables[v]["root"] = 1, 0
+    scratch.variables["dirty"], scratch.variables["root"] = 1, 0
     scratch.conditional[: len(net.table)] = net.table
     levels = net.steps.shape[1]
     for level in range(levels):
@@ -391,7 +399,7 @@ def _fill_transforms(net: Networks, scratch: Scratch) -> None:
         static[level::levels] = transforms[: len(net.moments)]
 
 
-@compiled
+@kernel
 def _gittins(net: Networks, scratch: Scratch, row: Table, stages: Table, mode: int) -> float:
     """Gittins index of what remains of a job: the least E[min(X, D)] / P(X <= D) over all D.
 
@@ -421,7 +429,7 @@ def _gittins(net: Networks, scratch: Scratch, row: Table, stages: Table, mode: i
     return _least_ratio(scratch.mass, mean, mean - rest, steps[level])
 
 
-@compiled
+@kernel
 def _least_left(net: Networks, scratch: Scratch, c: int, mode: int) -> float:
     """What remains of a stage at least: of a visible one, the mean of its least possible bin."""
     known = scratch.stages[c]
@@ -432,7 +440,7 @@ def _least_left(net: Networks, scratch: Scratch, c: int, mode: int) -> float:
     return known["left"] * net.means[c, 1]
 
 
-@compiled
+@kernel
 def _collect_transforms(net: Networks, scratch: Scratch, level: int) -> None:
     """Transforms of the rest in and below each bucket that evidence reaches, row by row."""
     variables, stages, cells, static = net.variables, net.stages, net.cells, net.transforms
@@ -476,7 +484,7 @@ def _collect_transforms(net: Networks, scratch: Scratch, level: int) -> None:
                 _add(transforms, own["row"] + row, factor)
 
 
-@compiled
+@kernel
 def _join_transforms(net: Networks, scratch: Scratch, level: int) -> None:
     """Transform of the job's rest: the trees that the evidence leaves are independent."""
     variables, static = net.variables, net.transforms
@@ -492,7 +500,7 @@ def _join_transforms(net: Networks, scratch: Scratch, level: int) -> None:
             _multiply(transform, static, at * net.steps.shape[1] + level)
 
 
-@compiled
+@kernel
 def _join_stages(net: Networks, scratch: Scratch, step: float) -> None:
     """Transform of the job's rest without evidence: the stages are taken as independent."""
     transform, factor, powers = scratch.transform, scratch.factor, net.powers
@@ -516,7 +524,7 @@ def _join_stages(net: Networks, scratch: Scratch, step: float) -> None:
         _multiply(transform, mixed, 0)
 
 
-@compiled
+@kernel
 def _fill(out: FloatArray, p: float) -> None:
     """The transform of 0 seconds, times their probability."""
     for q in range(out.shape[1]):
@@ -524,7 +532,7 @@ def _fill(out: FloatArray, p: float) -> None:
         out[1, q] = 0.0
 
 
-@compiled
+@kernel
 def _put(out: FloatArray, powers: FloatArray, place: float, p: float) -> None:
     """The transform of a value in grid steps, times its probability; none beyond the grid."""
     j = int(place)
@@ -540,14 +548,14 @@ def _put(out: FloatArray, powers: FloatArray, place: float, p: float) -> None:
                 out[part, q] = lower * powers[j, part, q] + upper * powers[j + 1, part, q]
 
 
-@compiled
+@kernel
 def _clear(table: FloatArray, row: int) -> None:
     for part in range(2):
         for q in range(table.shape[2]):
             table[row, part, q] = 0.0
 
 
-@compiled
+@kernel
 def _add(table: FloatArray, row: int, out: FloatArray) -> None:
     """Mix: probabilities of exclusive cases add up."""
     for part in range(2):
@@ -555,7 +563,7 @@ def _add(table: FloatArray, row: int, out: FloatArray) -> None:
             table[row, part, q] += out[part, q]
 
 
-@compiled
+@kernel
 def _multiply(out: FloatArray, table: FloatArray, row: int) -> None:
     """Convolve: the transform of a sum of independent parts is the product of theirs."""
     for q in range(out.shape[1]):
@@ -564,7 +572,7 @@ def _multiply(out: FloatArray, table: FloatArray, row: int) -> None:
         out[1, q] = re * table[row, 1, q] + im * table[row, 0, q]
 
 
-@compiled
+@kernel
 def _find_mass(net: Networks, scratch: Scratch) -> None:
     """Probabilities of the grid points: of j and GRID - j at once, whose waves are alike."""
     cosine, sine, scale = net.waves[0], net.waves[1], net.scale
@@ -585,7 +593,7 @@ def _find_mass(net: Networks, scratch: Scratch) -> None:
         mass[len(mass) - j] = -scale[len(mass) - j] * (even[j] + odd[j])
 
 
-@compiled
+@kernel
 def _least_ratio(mass: FloatArray, mean: float, certain: float, step: float) -> float:
     """The index of ``certain`` seconds and a rest with these probabilities."""
     best, below, served = mean, 0.0, certain  # P(X <= D) and E[min(X, D)]
@@ -600,7 +608,7 @@ def _least_ratio(mass: FloatArray, mean: float, certain: float, step: float) -> 
 # --- What a job shows -------------------------------------------------------------------------
 
 
-@compiled
+@kernel
 def _observe(
     state: ClusterState, templates: TemplateTable, net: Networks, scratch: Scratch, job: int
 ) -> int:
@@ -636,7 +644,7 @@ def _observe(
     return skipped
 
 
-@compiled
+@kernel
 def _mark_undetermined(
     state: ClusterState, templates: TemplateTable, scratch: Scratch, count: int, base: int
 ) -> None:
@@ -660,7 +668,7 @@ def _mark_undetermined(
                     top += 1
 
 
-@compiled
+@kernel
 def _set_evidence(state: ClusterState, net: Networks, scratch: Scratch) -> int:
     """Turn what is known into evidence; returns how many values no past job had."""
     _forget(net, scratch)
@@ -694,7 +702,7 @@ def _set_evidence(state: ClusterState, net: Networks, scratch: Scratch) -> int:
     return clamped
 
 
-@compiled
+@kernel
 def _know_tasks(
     bins: Table, cells: int, tasks: int, means: FloatArray, squares: FloatArray
 ) -> None:
@@ -707,7 +715,7 @@ def _know_tasks(
         squares[x] = mean * mean + bins[x]["variance"]
 
 
-@compiled
+@kernel
 def _guess_tasks(net: Networks, scratch: Scratch, c: int) -> None:
     """Moments of a stage's demand in each bin, over what its number of tasks may be."""
     stage, bins, cells = net.stages[c], net.bins[c], net.cells
@@ -735,7 +743,7 @@ def _guess_tasks(net: Networks, scratch: Scratch, c: int) -> None:
             squares[x] = squares[x] / marginal[x] + bins[x]["variance"]
 
 
-@compiled
+@kernel
 def _demand_bin(bins: Table, states: int, seconds: float) -> int:
     """The state of a present demand: that of the nearest bin."""
     k = 1
@@ -744,7 +752,7 @@ def _demand_bin(bins: Table, states: int, seconds: float) -> int:
     return k
 
 
-@compiled
+@kernel
 def _fanout_bin(bins: Table, states: int, tasks: int) -> int:
     k = 1
     while k < states - 1 and tasks > (bins[k]["most_tasks"] + bins[k + 1]["least_tasks"]) / 2:
@@ -755,7 +763,7 @@ def _fanout_bin(bins: Table, states: int, tasks: int) -> int:
 # --- Uncertainty reduction --------------------------------------------------------------------
 
 
-@compiled
+@kernel
 def _reduction(
     templates: TemplateTable,
     net: Networks,
@@ -798,7 +806,7 @@ def _reduction(
     return total
 
 
-@compiled
+@kernel
 def _structural_entropy(marginal: FloatArray, states: int) -> float:
     """Entropy in bits of a fan-out, or of presence alone where there is none (no states)."""
     total = 0.0
@@ -809,12 +817,12 @@ def _structural_entropy(marginal: FloatArray, states: int) -> float:
     return total
 
 
-@compiled
+@kernel
 def _plogp(p: float) -> float:
     return -p * math.log2(p) if p > 0.0 else 0.0
 
 
-@compiled
+@kernel
 def _information(net: Networks, scratch: Scratch, x: int, found: int) -> float:
     """I(X; Y_1..Y_M | evidence) in bits; the Ys are the first ``found`` variables on the stack."""
     variables, work, stack = net.variables, scratch.variables, scratch.stack
@@ -842,7 +850,7 @@ def _information(net: Networks, scratch: Scratch, x: int, found: int) -> float:
     return 0.0
 
 
-@compiled
+@kernel
 def _mark_path(variables: Table, work: Table, v: int, top: int) -> None:
     """Mark the buckets from a variable up to the root of its tree."""
     u = v
@@ -854,7 +862,7 @@ def _mark_path(variables: Table, work: Table, v: int, top: int) -> None:
     work[v]["mark"] = 2
 
 
-@compiled
+@kernel
 def _message(net: Networks, scratch: Scratch, v: int, x: int, used: int, asked: int) -> int:
     """P(variables asked about in and below a bucket | its row), or their joint at the top.
 
@@ -926,7 +934,7 @@ def _message(net: Networks, scratch: Scratch, v: int, x: int, used: int, asked: 
     return end
 
 
-@compiled
+@kernel
 def _joint_information(scratch: Scratch, v: int, x: int) -> float:
     """I(X; the other variables asked about) from the joint distribution at a bucket."""
     here, asked = scratch.variables[v], scratch.variables[x]
@@ -957,7 +965,7 @@ def _joint_information(scratch: Scratch, v: int, x: int) -> float:
 # --- Updating ---------------------------------------------------------------------------------
 
 
-@compiled
+@kernel
 def update(
     state: ClusterState,
     templates: TemplateTable,
@@ -978,13 +986,36 @@ def update(
         return
     for k in range(state.clock[0]["changed"]):
         job = state.changed[k]
+        if state.jobs[job]["changed"] == STARTED:
+            continue  # nothing is learnt from that
         if mode == ORACLE:
             _reveal_truth(state, templates, beliefs, job)
         else:
             _update_job(state, templates, networks, beliefs, job, mode)
 
 
-@compiled
+@kernel
+def update_many(
+    states: ClusterState,
+    templates: TemplateTable,
+    networks: Networks,
+    stages: Table,
+    jobs: Table,
+    scratch: Scratch,
+    mode: int,
+    members: IntArray,
+) -> None:
+    """:func:`update` for some of many clusters.
+
+    ``states`` (``cluster.state.episode``) and the beliefs ``stages`` and ``jobs`` have one more,
+    leading dimension; ``members`` are the numbers of the clusters; one thread, one ``scratch``.
+    """
+    for i in members:
+        beliefs = Beliefs(stages[i], jobs[i], scratch)
+        update(episode(states, i), templates, networks, beliefs, mode)
+
+
+@kernel
 def _update_job(
     state: ClusterState,
     templates: TemplateTable,
@@ -1023,7 +1054,7 @@ def _update_job(
     row["gittins_s"] = _gittins(net, scratch, row, stages, mode)
 
 
-@compiled
+@kernel
 def _describe_stages(net: Networks, scratch: Scratch, out: Table) -> None:
     stages, bins, settings, variables = net.stages, net.bins, net.settings[0], net.variables
     known, marginal = scratch.stages, scratch.marginal
@@ -1040,7 +1071,7 @@ def _describe_stages(net: Networks, scratch: Scratch, out: Table) -> None:
         out[c]["reduction"] = 0.0
 
 
-@compiled
+@kernel
 def _recall_prior(net: Networks, scratch: Scratch, out: Table) -> None:
     known = scratch.stages
     for c in range(len(net.stages)):
@@ -1055,14 +1086,14 @@ def _recall_prior(net: Networks, scratch: Scratch, out: Table) -> None:
         out[c]["reduction"] = 0.0
 
 
-@compiled
+@kernel
 def _settle(out: Table, status: int) -> None:
     """Of a stage that is complete, absent or unknown to the network nothing remains."""
     out["presence"] = 0.0 if status == ABSENT else 1.0
     out["demand_s"] = out["entropy_bits"] = out["low_s"] = out["high_s"] = 0.0
 
 
-@compiled
+@kernel
 def _reduce_ready(
     state: ClusterState,
     templates: TemplateTable,
@@ -1087,7 +1118,7 @@ def _reduce_ready(
         out[c]["reduction"] = _reduction(templates, net, scratch, out, base, c)
 
 
-@compiled
+@kernel
 def _sum_stages(net: Networks, scratch: Scratch, stages: Table, row: Table) -> None:
     """Means and intervals of what remains of a job, without variances."""
     row["llm_s"] = row["low_llm_s"] = row["high_llm_s"] = 0.0
@@ -1102,7 +1133,7 @@ def _sum_stages(net: Networks, scratch: Scratch, stages: Table, row: Table) -> N
             _add_demand(row, of_network[c]["kind"], mean, low, high, 0.0)
 
 
-@compiled
+@kernel
 def _add_demand(
     row: Table, kind: int, mean: float, low: float, high: float, variance: float
 ) -> None:
@@ -1118,7 +1149,7 @@ def _add_demand(
         row["variance_regular"] += variance
 
 
-@compiled
+@kernel
 def _add_moments(net: Networks, scratch: Scratch, row: Table) -> None:
     """Variances of what remains: the trees that the evidence leaves are independent."""
     variables, static, stages = net.variables, net.moments, net.stages
@@ -1143,7 +1174,7 @@ def _add_moments(net: Networks, scratch: Scratch, row: Table) -> None:
         row["variance_regular"] += max(0.0, regular)
 
 
-@compiled
+@kernel
 def _add_prior_variances(net: Networks, scratch: Scratch, row: Table) -> None:
     """Without evidence the stages are taken as independent."""
     for c in range(len(net.stages)):
@@ -1154,7 +1185,7 @@ def _add_prior_variances(net: Networks, scratch: Scratch, row: Table) -> None:
             _add_demand(row, own["kind"], 0.0, 0.0, 0.0, variance)
 
 
-@compiled
+@kernel
 def _add_skipped(
     state: ClusterState,
     tasks: Table,
@@ -1177,7 +1208,7 @@ def _add_skipped(
         _add_demand(row, kind, mean, low, high, left * task["variance"])
 
 
-@compiled
+@kernel
 def _reveal_truth(
     state: ClusterState, templates: TemplateTable, beliefs: Beliefs, job: int
 ) -> None:

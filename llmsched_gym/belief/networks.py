@@ -499,34 +499,40 @@ def _flat(rows: Sequence[Any]) -> IntArray:
 
 def new_beliefs(num_jobs: int, networks: Networks) -> Beliefs:
     """Room for the beliefs about ``num_jobs`` jobs, all zero."""
+    most = int(np.diff(networks.applications["stages"]).max(initial=0))
+    return Beliefs(
+        np.zeros((num_jobs, most), BELIEF_STAGE),
+        np.zeros(num_jobs, BELIEF_JOB),
+        new_scratch(networks),
+    )
+
+
+def new_scratch(networks: Networks) -> Scratch:
+    """Working space for the application that needs the most."""
     most = {
         field: int(np.diff(networks.applications[field]).max(initial=0))
         for field in ("stages", "variables", "rows", "entries")
     }
     width = networks.bins.shape[1]
-    return Beliefs(
-        stages=np.zeros((num_jobs, most["stages"]), BELIEF_STAGE),
-        jobs=np.zeros(num_jobs, BELIEF_JOB),
-        scratch=Scratch(
-            stages=np.zeros(most["stages"], STAGE_STATE),
-            variables=np.zeros(most["variables"], VARIABLE_STATE),
-            conditional=np.zeros(most["entries"]),
-            joint=np.zeros(most["entries"]),
-            rows=np.zeros(most["rows"], np.int64),
-            likelihood=np.zeros(most["rows"]),
-            weight=np.zeros(most["rows"]),
-            moments=np.zeros((most["rows"], 5)),
-            transforms=np.zeros((most["rows"], 2, GRID // 2)),
-            transform=np.zeros((2, GRID // 2)),
-            factor=np.zeros((2, GRID // 2)),
-            sums=np.zeros((2, GRID // 2 + 1)),
-            mass=np.zeros(GRID),
-            marginal=np.zeros((most["variables"], width)),
-            means=np.zeros((most["stages"], width)),
-            squares=np.zeros((most["stages"], width)),
-            stack=np.zeros(max(most["stages"], int(networks.settings["reachable"][0])), np.int64),
-            below=np.zeros(most["variables"], np.int64),
-            messages=np.zeros(MESSAGES),
-            product=np.zeros(MESSAGES),
-        ),
+    return Scratch(
+        stages=np.zeros(most["stages"], STAGE_STATE),
+        variables=np.zeros(most["variables"], VARIABLE_STATE),
+        conditional=np.zeros(most["entries"]),
+        joint=np.zeros(most["entries"]),
+        rows=np.zeros(most["rows"], np.int64),
+        likelihood=np.zeros(most["rows"]),
+        weight=np.zeros(most["rows"]),
+        moments=np.zeros((most["rows"], 5)),
+        transforms=np.zeros((most["rows"], 2, GRID // 2)),
+        transform=np.zeros((2, GRID // 2)),
+        factor=np.zeros((2, GRID // 2)),
+        sums=np.zeros((2, GRID // 2 + 1)),
+        mass=np.zeros(GRID),
+        marginal=np.zeros((most["variables"], width)),
+        means=np.zeros((most["stages"], width)),
+        squares=np.zeros((most["stages"], width)),
+        stack=np.zeros(max(most["stages"], int(networks.settings["reachable"][0])), np.int64),
+        below=np.zeros(most["variables"], np.int64),
+        messages=np.zeros(MESSAGES),
+        product=np.zeros(MESSAGES),
     )

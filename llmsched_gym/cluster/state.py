@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numba.extending import register_jitable
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_gym.workload.bank import JobBank
@@ -63,7 +64,7 @@ JOB = np.dtype(
         ("completed_tasks", np.int64),
         ("attained", np.int64),  # ticks: slot time used, up to `attained_until`
         ("attained_until", np.int64),  # ticks
-        ("changed", np.int64),  # what `changed` lists it for: NO_CHANGE, PROGRESS or EVIDENCE
+        ("changed", np.int64),  # what `changed` lists it for: NO_CHANGE, STARTED, ...
     ]
 )
 
@@ -141,7 +142,8 @@ LATENCY = np.dtype(
     ]
 )
 
-NO_CHANGE, PROGRESS, EVIDENCE = 0, 1, 2
+# What happened to a job: nothing; a task started; one completed; a stage completed, or it arrived.
+NO_CHANGE, STARTED, PROGRESS, EVIDENCE = range(4)
 
 
 class ClusterState(NamedTuple):
@@ -190,6 +192,33 @@ class ClusterState(NamedTuple):
     sequences: Table
     executors: Table
     latency: Table
+
+
+@register_jitable
+def episode(states: ClusterState, number: int) -> ClusterState:
+    """One of many episodes: views of arrays that have one more, leading dimension.
+
+    Rows beyond those of the episode are padding.
+    """
+    return ClusterState(
+        states.clock[number],
+        states.jobs[number],
+        states.stages[number],
+        states.tasks[number],
+        states.parents_of[number],
+        states.parents[number],
+        states.children_of[number],
+        states.children[number],
+        states.reveals_of[number],
+        states.reveals[number],
+        states.ready[number],
+        states.active[number],
+        states.changed[number],
+        states.engines[number],
+        states.sequences[number],
+        states.executors[number],
+        states.latency[number],
+    )
 
 
 class TaskTooLarge(ValueError):
@@ -358,6 +387,29 @@ def new_state(
         sequences=np.zeros((cluster.engines, cluster.max_batch), SEQUENCE),
         executors=executors,
         latency=latency,
+    )
+
+
+def new_states(bank: JobBank, cluster: Cluster, num_jobs: int, count: int) -> ClusterState:
+    """Room for any ``count`` episodes of ``num_jobs`` jobs of a bank (see :func:`episode`).
+
+    Pages of memory that no episode writes to are never used.
+    """
+    one = new_state(bank, [0], [0.0], cluster, np.zeros(len(bank.stage_kind), np.int64))
+    tasks = np.diff(bank.stage_tasks[bank.job_stages])
+    parents = np.diff(bank.stage_parents[bank.job_stages])
+    most_stages = num_jobs * int(np.diff(bank.job_stages).max())
+    most_parents = num_jobs * int(parents.max())
+    of_jobs = dict.fromkeys(("jobs", "active", "changed"), num_jobs)
+    of_stages = dict.fromkeys(("stages", "ready", "reveals"), most_stages)
+    of_rows = dict.fromkeys(("parents_of", "children_of", "reveals_of"), most_stages + 1)
+    of_parents = dict.fromkeys(("parents", "children"), most_parents)
+    rows = of_jobs | of_stages | of_rows | of_parents | {"tasks": num_jobs * int(tasks.max())}
+    return ClusterState(
+        **{
+            name: np.zeros((count, rows.get(name, len(table)), *table.shape[1:]), table.dtype)
+            for name, table in one._asdict().items()
+        }
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from llmsched_gym.cluster.state import TICKS_PER_SECOND
+from llmsched_gym.cluster.state import EVIDENCE, TICKS_PER_SECOND, episode
 from llmsched_gym.compiled import compiled
+
+kernel = partial(compiled, _nrt=False)
+inlined = partial(compiled, _nrt=False, forceinline=True)
 
 
 class Feature(NamedTuple):
@@ -91,21 +95,34 @@ class Observation(NamedTuple):
     action_mask: NDArray[np.int8]
 
 
-class Rows(NamedTuple):
-    """Scratch of :func:`observe`: which row shows what.
+class Shown(NamedTuple):
+    """What :func:`observe` keeps from one observation to the next: what each of J jobs shows.
+
+    A job has up to R rows and E edges. Only jobs in ``state.changed`` are read anew.
 
     Attributes
     ----------
-    stage : int64 [max_stages], the stage a row shows, -1 for a placeholder.
-    of_stage : int64 [S], the row of a stage, only meaningful for shown stages.
+    stage : int64 [J, R], the stage a row of the job shows, -1 for a placeholder.
+    size : int64 [J, 3], rows and edges in use, and waiting tasks of ready stages.
+    features : float32 [J, R, stage features], except ``demand_s``,
+    demand_s : float64 [J, R, 2], of its LLM part at batch size 1, and of its regular part.
+    edges : int32 [J, E, 2], between rows of the job, ordered by target.
+    of_stage : int64 [S], the row of a stage in its job, only meaningful for shown stages.
     of_placeholder : int64 [S], the row of the placeholder hung on a stage, -1 if there is none.
-    descendants : uint64 [rows of a job, words], bit sets over the rows of one job.
+    descendants : uint64 [R, words], scratch: bit sets over the rows of one job.
+    rows : int64 [max_stages], the stage that each row in use of the observation shows, -1 for a
+        placeholder.
     """
 
     stage: NDArray[np.int64]
+    size: NDArray[np.int64]
+    features: NDArray[np.float32]
+    demand_s: NDArray[np.float64]
+    edges: NDArray[np.int32]
     of_stage: NDArray[np.int64]
     of_placeholder: NDArray[np.int64]
     descendants: NDArray[np.uint64]
+    rows: NDArray[np.int64]
 
 
 def observation_space(max_stages: int, max_edges: int, max_jobs: int) -> spaces.Dict:
@@ -126,126 +143,169 @@ def observation_space(max_stages: int, max_edges: int, max_jobs: int) -> spaces.
     )
 
 
-def empty_observation(max_stages: int, max_edges: int, max_jobs: int) -> Observation:
-    """All zeros; large arrays cost nothing until their rows are written."""
+def empty_observation(
+    max_stages: int, max_edges: int, max_jobs: int, *clusters: int
+) -> Observation:
+    """All zeros; large arrays cost nothing until their rows are written.
+
+    ``clusters`` is a leading dimension, if any.
+    """
     return Observation(
-        np.zeros((max_stages, len(STAGE_FEATURES)), np.float32),
-        np.zeros(max_stages, np.int32),
-        np.zeros(max_stages, np.int8),
-        np.zeros((max_edges, 2), np.int32),
-        np.zeros(max_edges, np.int8),
-        np.zeros((max_jobs, len(JOB_FEATURES)), np.float32),
-        np.zeros(max_jobs, np.int8),
-        np.zeros(len(CLUSTER_FEATURES), np.float32),
-        np.zeros(max_stages + 1, np.int8),
+        np.zeros((*clusters, max_stages, len(STAGE_FEATURES)), np.float32),
+        np.zeros((*clusters, max_stages), np.int32),
+        np.zeros((*clusters, max_stages), np.int8),
+        np.zeros((*clusters, max_edges, 2), np.int32),
+        np.zeros((*clusters, max_edges), np.int8),
+        np.zeros((*clusters, max_jobs, len(JOB_FEATURES)), np.float32),
+        np.zeros((*clusters, max_jobs), np.int8),
+        np.zeros((*clusters, len(CLUSTER_FEATURES)), np.float32),
+        np.zeros((*clusters, max_stages + 1), np.int8),
     )
 
 
-def new_rows(max_stages: int, num_stages: int, rows_of_a_job: int) -> Rows:
-    """Scratch for an episode with ``num_stages`` stages in all."""
-    return Rows(
-        np.full(max_stages, -1, np.int64),
-        np.zeros(num_stages, np.int64),
-        np.full(num_stages, -1, np.int64),
-        np.zeros((rows_of_a_job, (rows_of_a_job + 63) // 64), np.uint64),
+def new_shown(
+    max_stages: int,
+    num_jobs: int,
+    num_stages: int,
+    rows_of_a_job: int,
+    edges_of_a_job: int,
+    *clusters: int,
+) -> Shown:
+    """Nothing is shown yet, of an episode with up to ``num_stages`` stages in all.
+
+    ``clusters`` is a leading dimension, if any.
+    """
+    return Shown(
+        np.zeros((*clusters, num_jobs, rows_of_a_job), np.int64),
+        np.zeros((*clusters, num_jobs, 3), np.int64),
+        np.zeros((*clusters, num_jobs, rows_of_a_job, len(STAGE_FEATURES)), np.float32),
+        np.zeros((*clusters, num_jobs, rows_of_a_job, 2)),
+        np.zeros((*clusters, num_jobs, edges_of_a_job, 2), np.int32),
+        np.zeros((*clusters, num_stages), np.int64),
+        np.zeros((*clusters, num_stages), np.int64),
+        np.zeros((*clusters, rows_of_a_job, (rows_of_a_job + 63) // 64), np.uint64),
+        np.zeros((*clusters, max_stages), np.int64),
     )
 
 
-@compiled
-def _lay_out(state, templates, rows, max_rows, max_jobs):
-    """Give every shown stage and placeholder its row; returns (jobs shown, rows used)."""
-    stages, jobs = state.stages, state.jobs
+# --- What a job shows -----------------------------------------------------------------------------
+
+
+@inlined
+def _read_changed(state, templates, stage_beliefs, shown):
+    """Read the jobs in ``state.changed`` anew, and empty that list."""
+    jobs = state.jobs
+    for k in range(state.clock["changed"][0]):
+        job = state.changed[k]
+        if jobs["changed"][job] == EVIDENCE:
+            _lay_out(state, templates, shown, job)
+        _read_rows(state, templates, stage_beliefs[job], shown, job)
+        jobs["changed"][job] = 0
+    state.clock["changed"][0] = 0
+
+
+@inlined
+def _lay_out(state, templates, shown, job):
+    """Give every visible unfinished stage of a job, and every placeholder, its row; join them."""
+    stages, rows = state.stages, shown.stage[job]
     row = 0
-    shown = 0
-    while shown < state.clock["active"][0] and shown < max_jobs:
-        job = state.active[shown]
-        first_row = row
-        first = jobs["first_stage"][job]
-        for stage in range(first, first + jobs["num_stages"][job]):
-            if not stages["visible"][stage] or _complete(stages, stage):
-                continue
-            placeholder = _may_reveal(templates, stages["canonical"][stage])
-            if row + 1 + placeholder > max_rows:
-                return shown, first_row  # a job is shown whole or not at all
-            rows.stage[row] = stage
-            rows.of_stage[stage] = row
-            rows.of_placeholder[stage] = -1
+    first = state.jobs["first_stage"][job]
+    for stage in range(first, first + state.jobs["num_stages"][job]):
+        if not stages["visible"][stage] or _complete(stages, stage):
+            continue
+        rows[row] = stage
+        shown.of_stage[stage] = row
+        shown.of_placeholder[stage] = -1
+        row += 1
+        if _may_reveal(templates, stages["canonical"][stage]):
+            rows[row] = -1
+            shown.of_placeholder[stage] = row
             row += 1
-            if placeholder:
-                rows.stage[row] = -1
-                rows.of_placeholder[stage] = row
-                row += 1
-        shown += 1
-    return shown, row
+    edges = shown.edges[job]
+    count = _join(state, templates, shown, rows[:row], edges)
+    _count_descendants(edges[:count], shown.descendants[:row], shown.features[job])
+    shown.size[job, 0] = row
+    shown.size[job, 1] = count
 
 
-@compiled
+@inlined
+def _read_rows(state, templates, believed, shown, job):
+    """The features of a job's rows."""
+    stages, rows = state.stages, shown.stage[job]
+    base = templates.first[state.jobs["application"][job]]
+    waiting = 0
+    for row in range(shown.size[job, 0]):
+        stage = rows[row]
+        features, demand_s = shown.features[job, row], shown.demand_s[job, row]
+        if stage >= 0:
+            _read_stage(stages, believed, base, stage, features, demand_s)
+            if stages["unfinished_parents"][stage] == 0:
+                waiting += stages["num_tasks"][stage] - stages["started_tasks"][stage]
+        else:
+            revealer = stages["canonical"][rows[row - 1]]
+            _read_placeholder(templates, believed, base, revealer, features, demand_s)
+    shown.size[job, 2] = waiting
+
+
+@inlined
 def _complete(stages, stage):
     return stages["completed_tasks"][stage] == stages["num_tasks"][stage]
 
 
-@compiled
+@inlined
 def _may_reveal(templates, canonical):
     return canonical >= 0 and templates.reveals_of[canonical] < templates.reveals_of[canonical + 1]
 
 
-@compiled
-def _write_stage(stages, believed, base, slowdown, stage, out):
+@inlined
+def _read_stage(stages, believed, base, stage, out, demand_s):
     kind = stages["kind"][stage]
     tasks = stages["num_tasks"][stage]
     completed = stages["completed_tasks"][stage]
     ready = stages["unfinished_parents"][stage] == 0
     out[0] = kind == 0
     out[1] = kind == 1
+    out[2] = 0.0
     out[3] = ready
     out[4] = tasks - stages["started_tasks"][stage]
     out[5] = stages["started_tasks"][stage] - completed
     out[6] = completed
     out[7] = stages["prompt_tokens"][stage] if ready else 0
+    out[9] = out[11] = out[12] = 0.0
+    demand_s[:] = 0.0
     canonical = stages["canonical"][stage]
     if canonical >= 0:
         belief = canonical - base
-        scale = slowdown if kind == 0 else 1.0
         left = (tasks - completed) / tasks
         out[9] = believed["presence"][belief]
-        out[10] = believed["demand_s"][belief] * left * scale
         out[11] = believed["entropy_bits"][belief]
         out[12] = believed["reduction"][belief] if ready else 0.0
+        demand_s[kind] = believed["demand_s"][belief] * left
 
 
-@compiled
-def _write_placeholder(templates, believed, base, slowdown, revealer, out):
+@inlined
+def _read_placeholder(templates, believed, base, revealer, out, demand_s):
+    out[0] = out[1] = 0.0
     out[2] = 1.0
+    out[3:8] = 0.0
+    out[9] = out[11] = out[12] = 0.0
+    demand_s[:] = 0.0
     for k in range(templates.reveals_of[revealer], templates.reveals_of[revealer + 1]):
         hidden = templates.reveals[k]
-        scale = slowdown if templates.kind[hidden] == 0 else 1.0
         out[9] += believed["presence"][hidden - base]
-        out[10] += believed["demand_s"][hidden - base] * scale
         out[11] += believed["entropy_bits"][hidden - base]
+        demand_s[templates.kind[hidden]] += believed["demand_s"][hidden - base]
 
 
-@compiled
-def _add_edge(edges, edge_mask, since, count, source, target):
-    """Append an edge unless it is there already, among those from number ``since`` on."""
-    for k in range(since, count):
-        if edges[k, 0] == source and edges[k, 1] == target:
-            return count
-    if count == len(edges):
-        return count
-    edges[count, 0] = source
-    edges[count, 1] = target
-    edge_mask[count] = 1
-    return count + 1
-
-
-@compiled
-def _write_edges(state, templates, rows, first_row, last_row, count, edges, edge_mask):
-    """The edges of one job's rows, ordered by target row; returns the number of edges so far."""
+@inlined
+def _join(state, templates, shown, rows, edges):
+    """The edges between a job's rows, ordered by target row; returns their number."""
     stages = state.stages
-    for row in range(first_row, last_row):
-        stage = rows.stage[row]
+    count = 0
+    for row in range(len(rows)):
+        stage = rows[row]
         if stage < 0:
-            count = _add_edge(edges, edge_mask, count, count, row - 1, row)
+            count = _add_edge(edges, count, count, row - 1, row)
             continue
         since = count
         for k in range(state.parents_of[stage], state.parents_of[stage + 1]):
@@ -253,41 +313,54 @@ def _write_edges(state, templates, rows, first_row, last_row, count, edges, edge
             while not stages["visible"][source]:
                 source = stages["revealed_by"][source]
             if not _complete(stages, source):
-                count = _add_edge(edges, edge_mask, since, count, rows.of_stage[source], row)
+                count = _add_edge(edges, since, count, shown.of_stage[source], row)
         canonical = stages["canonical"][stage]
         if canonical < 0:
             continue
         for k in range(templates.awaits_of[canonical], templates.awaits_of[canonical + 1]):
-            for other in range(first_row, row):
-                revealer = rows.stage[other]
+            for other in range(row):
+                revealer = rows[other]
                 if revealer >= 0 and stages["canonical"][revealer] == templates.awaits[k]:
-                    source = rows.of_placeholder[revealer]
+                    source = shown.of_placeholder[revealer]
                     if source >= 0:
-                        count = _add_edge(edges, edge_mask, since, count, source, row)
+                        count = _add_edge(edges, since, count, source, row)
     return count
 
 
-@compiled
-def _write_descendants(rows, edges, first_edge, last_edge, first_row, last_row, out):
+@inlined
+def _add_edge(edges, since, count, source, target):
+    """Append an edge unless it is there already, among those from number ``since`` on."""
+    for k in range(since, count):
+        if edges[k, 0] == source:
+            return count
+    edges[count, 0] = source
+    edges[count, 1] = target
+    return count + 1
+
+
+@inlined
+def _count_descendants(edges, sets, features):
     """Count the rows below each row: one backward sweep, for edges are ordered by target."""
-    sets = rows.descendants
-    sets[: last_row - first_row] = 0
-    for k in range(last_edge - 1, first_edge - 1, -1):
-        source, target = edges[k, 0] - first_row, edges[k, 1] - first_row
+    sets[:] = 0
+    for k in range(len(edges) - 1, -1, -1):
+        source, target = edges[k, 0], edges[k, 1]
         for word in range(sets.shape[1]):
             sets[source, word] |= sets[target, word]
         sets[source, target >> 6] |= np.uint64(1) << np.uint64(target & 63)
-    for row in range(first_row, last_row):
+    for row in range(len(sets)):
         total = 0
         for word in range(sets.shape[1]):
-            bits = sets[row - first_row, word]
+            bits = sets[row, word]
             while bits:
                 bits &= bits - np.uint64(1)
                 total += 1
-        out[row, 8] = total
+        features[row, 8] = total
 
 
-@compiled
+# --- The observation ------------------------------------------------------------------------------
+
+
+@inlined
 def _write_job(state, belief, slowdown, job, waiting, out):
     jobs, now = state.jobs, state.clock["now"][0]
     used = jobs["attained"][job]
@@ -308,7 +381,7 @@ def _write_job(state, belief, slowdown, job, waiting, out):
     out[12] = belief["gittins_s"] * out[7] / mean if mean > 0.0 else 0.0
 
 
-@compiled
+@inlined
 def _write_cluster(state, shown, slowdown, out):
     clock = state.clock
     slots = state.sequences.size
@@ -323,69 +396,132 @@ def _write_cluster(state, shown, slowdown, out):
     out[8] = slowdown
 
 
-@compiled
+@inlined
 def _std(belief, slowdown):
     variance = belief["variance_llm"] * slowdown**2 + belief["variance_regular"]
     return np.sqrt(max(variance + 2.0 * belief["covariance"] * slowdown, 0.0))
 
 
-@compiled
-def observe(state, templates, stage_beliefs, job_beliefs, rows, asked, out):
-    """Write the observation of a cluster into ``out``, an :func:`empty_observation`.
+@kernel
+def observe(state, templates, stage_beliefs, job_beliefs, shown, asked, used, out):
+    """Write the observation of a cluster into ``out``.
 
-    ``rows.stage`` then tells which stage each row shows. ``asked`` is whether a decision is due:
-    at the end of an episode only waiting is legal. Returns the number of rows in use.
+    ``asked`` is whether a decision is due: at the end of an episode only waiting is legal.
+    ``used`` (int64 [3]: rows, edges and jobs in use) says what was in ``out`` before, and then
+    what is. Afterwards ``state.changed`` is empty.
     """
+    _read_changed(state, templates, stage_beliefs, shown)
     slowdown = state.clock["slowdown"][0]
-    max_rows, max_jobs = len(out.stage_mask), len(out.job_mask)
-    shown, used = _lay_out(state, templates, rows, max_rows, max_jobs)
-    stages, jobs = state.stages, state.jobs
-    edge = 0
-    row = 0
-    for position in range(shown):
+    row = edge = position = 0
+    while position < min(state.clock["active"][0], len(out.job_mask)):
         job = state.active[position]
-        base = templates.first[jobs["application"][job]]
-        believed = stage_beliefs[job]
-        first_row = row
-        waiting = 0
-        while row < used and (rows.stage[row] < 0 or stages["job"][rows.stage[row]] == job):
-            stage = rows.stage[row]
-            out.stage_job[row] = position
-            out.stage_mask[row] = 1
-            if stage >= 0:
-                _write_stage(stages, believed, base, slowdown, stage, out.stages[row])
-                if stages["unfinished_parents"][stage] == 0:
-                    waiting += stages["num_tasks"][stage] - stages["started_tasks"][stage]
-            else:
-                revealer = stages["canonical"][rows.stage[row - 1]]
-                _write_placeholder(templates, believed, base, slowdown, revealer, out.stages[row])
-            row += 1
-        first_edge = edge
-        edge = _write_edges(state, templates, rows, first_row, row, edge, out.edges, out.edge_mask)
-        _write_descendants(rows, out.edges, first_edge, edge, first_row, row, out.stages)
-        _write_job(state, job_beliefs[job], slowdown, job, waiting, out.jobs[position])
+        if row + shown.size[job, 0] > len(out.stage_mask):
+            break  # a job is shown whole or not at all
+        _write_rows(shown, job, position, row, slowdown, out)
+        _write_edges(shown, job, row, edge, out)
+        _write_job(state, job_beliefs[job], slowdown, job, shown.size[job, 2], out.jobs[position])
         out.job_mask[position] = 1
-    _write_cluster(state, shown, slowdown, out.cluster)
+        row += shown.size[job, 0]
+        edge += shown.size[job, 1]
+        position += 1
+    _clear(row, edge, position, used, out)
+    _write_cluster(state, position, slowdown, out.cluster)
     if asked:
-        _write_legal(state, rows.stage[:used], out.action_mask)
+        _write_legal(state, shown.rows[:row], out)
     out.action_mask[-1] = not asked or state.clock["can_wait"][0]
-    return used
 
 
-@compiled
-def _write_legal(state, row_stages, mask):
+@inlined
+def _write_rows(shown, job, position, first, slowdown, out):
+    for k in range(shown.size[job, 0]):
+        row = first + k
+        for column in range(out.stages.shape[1]):
+            out.stages[row, column] = shown.features[job, k, column]
+        demand_s = shown.demand_s[job, k]
+        out.stages[row, 10] = demand_s[0] * slowdown + demand_s[1]
+        out.stage_job[row] = position
+        out.stage_mask[row] = 1
+        out.action_mask[row] = 0
+        shown.rows[row] = shown.stage[job, k]
+
+
+@inlined
+def _write_edges(shown, job, row, first, out):
+    for k in range(shown.size[job, 1]):
+        out.edges[first + k, 0] = row + shown.edges[job, k, 0]
+        out.edges[first + k, 1] = row + shown.edges[job, k, 1]
+        out.edge_mask[first + k] = 1
+
+
+@inlined
+def _clear(row, edge, position, used, out):
+    """Zero what was in use and is not any more."""
+    for k in range(row, used[0]):
+        out.stages[k] = 0.0
+        out.stage_job[k] = out.stage_mask[k] = out.action_mask[k] = 0
+    for k in range(edge, used[1]):
+        out.edges[k] = 0
+        out.edge_mask[k] = 0
+    for k in range(position, used[2]):
+        out.jobs[k] = 0.0
+        out.job_mask[k] = 0
+    used[0], used[1], used[2] = row, edge, position
+
+
+@inlined
+def _write_legal(state, stages_shown, out):
     """Which rows the simulator's ``can_run`` allows, without asking it row by row."""
     stages, tasks = state.stages, state.tasks
     regular, room = state.clock["regular_free"][0] > 0, state.clock["room"][0]
-    for row in range(len(row_stages)):
-        stage = row_stages[row]
-        if stage < 0 or stages["ready_slot"][stage] < 0:
-            continue
+    for row in range(len(stages_shown)):
+        if out.stages[row, 3] == 0.0 or out.stages[row, 4] == 0.0:
+            continue  # not ready, or nothing waits
+        stage = stages_shown[row]
         if stages["kind"][stage] == 1:
-            mask[row] = regular
+            out.action_mask[row] = regular
         else:
             task = stages["first_task"][stage] + stages["started_tasks"][stage]
-            mask[row] = tasks["prompt_tokens"][task] + stages["output_limit"][stage] <= room
+            need = tasks["prompt_tokens"][task] + stages["output_limit"][stage]
+            out.action_mask[row] = need <= room
+
+
+@kernel
+def observe_many(states, templates, stage_beliefs, job_beliefs, shown, asked, used, out, members):
+    """:func:`observe` for some clusters: all arguments but ``templates`` hold one for each.
+
+    ``members`` are the numbers of the clusters, ``asked`` is bool [clusters].
+    """
+    for i in members:
+        observe(
+            episode(states, i),
+            templates,
+            stage_beliefs[i],
+            job_beliefs[i],
+            Shown(
+                shown.stage[i],
+                shown.size[i],
+                shown.features[i],
+                shown.demand_s[i],
+                shown.edges[i],
+                shown.of_stage[i],
+                shown.of_placeholder[i],
+                shown.descendants[i],
+                shown.rows[i],
+            ),
+            asked[i],
+            used[i],
+            Observation(
+                out.stages[i],
+                out.stage_job[i],
+                out.stage_mask[i],
+                out.edges[i],
+                out.edge_mask[i],
+                out.jobs[i],
+                out.job_mask[i],
+                out.cluster[i],
+                out.action_mask[i],
+            ),
+        )
 
 
 def describe() -> str:

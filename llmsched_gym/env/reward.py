@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+Amount = Any  # a number, or an array with one for each of many clusters
 
 
 class Step(NamedTuple):
@@ -16,27 +18,27 @@ class Step(NamedTuple):
     completed_jobs : jobs that completed.
     """
 
-    elapsed_s: float
-    job_seconds: float
-    completed_jobs: int
+    elapsed_s: Amount
+    job_seconds: Amount
+    completed_jobs: Amount
 
 
-def jct(step: Step) -> float:
+def jct(step: Step) -> Amount:
     """Minus the job seconds: the return of an episode is minus the sum of its completion times."""
     return -step.job_seconds
 
 
-def makespan(step: Step) -> float:
+def makespan(step: Step) -> Amount:
     """Minus the time passed: the return is minus the makespan, in seconds."""
     return -step.elapsed_s
 
 
-def completions(step: Step) -> float:
+def completions(step: Step) -> Amount:
     """Jobs completed: the return is the same for all, so use it with discounting."""
-    return float(step.completed_jobs)
+    return step.completed_jobs * 1.0
 
 
-REWARDS: dict[str, Callable[[Step], float]] = {
+REWARDS: dict[str, Callable[[Step], Amount]] = {
     "jct": jct,
     "makespan": makespan,
     "completions": completions,

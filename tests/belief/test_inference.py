@@ -23,7 +23,8 @@ from llmsched_gym.belief.profile import (
     load_or_fit,
 )
 from llmsched_gym.cluster.state import EVIDENCE, PROGRESS
-from llmsched_gym.env.scheduling import BELIEFS, LLMSchedEnv
+from llmsched_gym.env.scenario import BELIEFS
+from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
 from llmsched_gym.workload.template import Template
 

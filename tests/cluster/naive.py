@@ -14,7 +14,7 @@ from llmsched_gym.cluster.latency import LatencyProfile
 from llmsched_gym.workload.job import Job, Kind, LLMTask, Stage, Task
 
 DECIDE, FINISHED, TRUNCATED = 0, 1, 2
-PROGRESS, EVIDENCE = 1, 2
+STARTED, PROGRESS, EVIDENCE = 1, 2, 3
 SECOND = 10**12
 
 
@@ -88,7 +88,7 @@ class NaiveCluster:
         self.now = 0
         self.job_ticks = 0  # time integral of the number of jobs in the system
         self.completion: list[int | None] = [None] * len(jobs)
-        self.changes: dict[int, int] = {}  # per job PROGRESS or EVIDENCE, in order of occurrence
+        self.changes: dict[int, int] = {}  # per job the most of these, in order of occurrence
 
     # --- what is known ---
 
@@ -181,6 +181,7 @@ class NaiveCluster:
 
     def _dispatch(self, run: Run) -> None:
         run.start, run.executor = self.now, self._place(run)
+        self.changes.setdefault(run.job, STARTED)
         assert run.executor is not None
         if isinstance(run.task, LLMTask):
             self.engines[run.executor].running.append(run)

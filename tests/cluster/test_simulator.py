@@ -22,6 +22,7 @@ from llmsched_gym.cluster.state import (
     LATENCY,
     NO_CHANGE,
     PROGRESS,
+    STARTED,
     TICKS_PER_SECOND,
     ClusterState,
     copy_state,
@@ -594,7 +595,7 @@ def test_the_clock_stops_at_the_time_limit() -> None:
         assert state.clock["job_seconds"][0] == pytest.approx(limit_s)  # one job at any time
 
 
-def test_changes_tell_evidence_from_progress() -> None:
+def test_changes_tell_evidence_from_progress_and_starts() -> None:
     jobs = [job(tool(1, 2), tool(1, parents=(0,))), job(tool(9))]
     state = begin(jobs, [0, 1500], one_engine())
 
@@ -607,7 +608,7 @@ def test_changes_tell_evidence_from_progress() -> None:
 
     assert changes() == [(0, EVIDENCE)]  # it arrived
     simulator.step(state, 0)
-    assert changes() == []
+    assert changes() == [(0, STARTED)]
     simulator.step(state, 0)  # both tasks run; the next decision is at 1.5 s
     assert changes() == [(0, PROGRESS), (1, EVIDENCE)]
     simulator.step(state, -1)

@@ -46,7 +46,7 @@ def shuffle(table, field, where, rng):
 def observe_afresh(env, state):
     """The observation of a state, its belief computed from nothing."""
     env._state = state
-    env._set_up_beliefs()
+    env._forget()
     arrived = int(state.clock["arrived"][0])
     state.jobs["changed"][:arrived] = EVIDENCE
     state.changed[:arrived] = np.arange(arrived)

@@ -19,7 +19,7 @@ def test_docs_print_the_tables_of_the_code():
 
 def shown(env):
     """The rows an observation must have: (stage, is placeholder), and the edges between them."""
-    state, templates = env.state, env._templates
+    state, templates = env.state, env.scenario.templates
     stages = state.stages
     complete = stages["completed_tasks"] == stages["num_tasks"]
     rows = []

@@ -9,7 +9,8 @@ from strategies import job_lists, llm, tool
 
 from agents import POLICIES, make_policy
 from llmsched_gym.belief.profile import BeliefSettings
-from llmsched_gym.env.scheduling import BELIEFS, LLMSchedEnv
+from llmsched_gym.env.scenario import BELIEFS
+from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.arrivals import Poisson
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job
@@ -64,7 +65,7 @@ def circle(number):
 def test_stages_that_reveal_each_other_by_turns(belief):
     jobs = [circle(number) for number in range(120)]
     env = environment(jobs[:40], jobs[40:], belief=belief)
-    reveals = env._templates.reveals, env._templates.reveals_of
+    reveals = env.scenario.templates.reveals, env.scenario.templates.reveals_of
     pairs = {(r, int(s)) for r in range(len(reveals[1]) - 1) for s in np.split(*reveals)[r + 1]}
     assert pairs & {(s, r) for r, s in pairs}, "there is a circle"
     for name in POLICIES:
