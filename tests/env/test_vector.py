@@ -42,11 +42,12 @@ def random_actions(rng: np.random.Generator, masks: Any, illegal: float) -> Any:
 
 def check_same(ours: Any, theirs: Any) -> None:
     """The same keys, types and numbers, whatever the nesting."""
+    kind = getattr(getattr(theirs, "dtype", None), "kind", "")
     if isinstance(theirs, dict):
         assert ours.keys() == theirs.keys()
         for key in theirs:
             check_same(ours[key], theirs[key])
-    elif isinstance(theirs, (tuple, list)) or np.asarray(theirs).dtype.kind == "O":
+    elif isinstance(theirs, (tuple, list)) or kind == "O":
         for mine, other in zip(ours, theirs, strict=True):
             check_same(mine, other)
     elif isinstance(theirs, np.ndarray):
