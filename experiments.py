@@ -18,9 +18,10 @@ import math
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ OPTIONS = (
     *("engines_policies", "epsilon", "fraction", "ablations", "belief_episodes", "belief_num_jobs"),
 )
 BLOCK = 5  # episodes of a cell
+SUFFIXES = (".py", ".yaml", ".json", ".safetensors")  # of what results depend on
 QUALITY = "belief"  # the cells that judge beliefs
 ROOT = Path(__file__).parent
 
@@ -397,12 +399,13 @@ def _fingerprint(policies: Iterable[str]) -> str:
     Of policies from elsewhere (``module:Class``) the file with the class counts.
     """
     digest = hashlib.sha256(platform.python_version().encode())
-    for library in ("numba", "numpy", "pgmpy", "scipy"):
-        digest.update(f"{library} {version(library)}\n".encode())
+    for library in ("numba", "numpy", "pgmpy", "scipy", "torch"):
+        with suppress(PackageNotFoundError):  # torch is not needed by most policies
+            digest.update(f"{library} {version(library)}\n".encode())
     sources = {ROOT / "episodes.py", ROOT / "experiments.py"}
     sources |= {Path(inspect.getfile(find_policy(policy))) for policy in policies}
     for package in ("agents", "llmsched_gym"):
-        sources |= {p for p in (ROOT / package).rglob("*") if p.suffix in (".py", ".yaml", ".json")}
+        sources |= {p for p in (ROOT / package).rglob("*") if p.suffix in SUFFIXES}
     for path in sorted(sources):
         if path.name not in OUTPUT:
             digest.update(f"{path.name}\n".encode())

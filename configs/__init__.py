@@ -7,6 +7,7 @@ below. An option that a group does not have is an error.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from typing import Any
 
@@ -14,9 +15,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from agents.base import POLICIES, policy_options
+from agents.decima.options import DecimaOptions
+from agents.training import ROLLOUTS
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.latency import CLUSTERS
-from llmsched_gym.env.scheduling import BELIEFS
+from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.workload.mixes import WORKLOADS
 
 
@@ -66,21 +69,32 @@ class CustomCluster(ClusterOptions):
     path: str = MISSING
 
 
-BeliefOptions = make_dataclass(
-    "BeliefOptions",
-    [("name", str, MISSING), *((f.name, f.type, f.default) for f in fields(BeliefSettings))],
-)
+@dataclass
+class RolloutOptions:
+    """Where train.py collects episodes."""
+
+    name: str = MISSING
+    num_workers: int = 2  # results depend on the number, by rounding, but not on the place
 
 
-def register_groups() -> None:
-    """Put the groups policy, workload, cluster and belief into Hydra's store."""
-    for name, options in groups().items():
+def _with_name(settings: type[Any]) -> type[Any]:
+    """A dataclass as the options of a group."""
+    known = [(field.name, field.type, field.default) for field in fields(settings)]
+    return make_dataclass(f"{settings.__name__}Options", [("name", str, MISSING), *known])
+
+
+BeliefOptions = _with_name(BeliefSettings)
+
+
+def register_groups(choices: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Put groups and their choices, by default those of evaluate.py, into Hydra's store."""
+    for name, options in (choices or groups()).items():
         for choice, node in options.items():
             ConfigStore.instance().store(group=name, name=choice, node=node)
 
 
 def groups() -> dict[str, dict[str, Any]]:
-    """The choices of each group, with their options."""
+    """The choices of each group of evaluate.py, with their options."""
     policies = {name: {"name": name} | policy_options(policy) for name, policy in POLICIES.items()}
     workloads = {name: GeneratedJobs(name=name) for name in WORKLOADS}
     clusters = {name: ClusterOptions(name=name) for name in CLUSTERS}
@@ -90,4 +104,14 @@ def groups() -> dict[str, dict[str, Any]]:
         "workload": workloads | {"traces": TracedJobs(name="traces")},
         "cluster": clusters | {"custom": CustomCluster(name="custom")},
         "belief": beliefs | {"none": {"name": "none"}},
+    }
+
+
+def training_groups() -> dict[str, dict[str, Any]]:
+    """The choices of each group of train.py, with their options."""
+    shared = groups()
+    return {
+        "agent": {"decima": _with_name(DecimaOptions)(name="decima")},
+        **{name: shared[name] for name in ("workload", "cluster", "belief")},
+        "rollout": {name: RolloutOptions(name=name) for name in ROLLOUTS},
     }

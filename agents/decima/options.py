@@ -1,0 +1,91 @@
+"""The options of training Decima: without torch, so that commands can list them quickly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+_JOBS = {"horizon_start_s": 20.0, "horizon_end_s": 80.0, "discount_s": 40.0}  # that arrive in it
+
+
+@dataclass(frozen=True)
+class DecimaOptions:
+    """How Decima is trained; for the algorithm see :mod:`agents.decima.ppo`.
+
+    Attributes
+    ----------
+    iterations : of collecting episodes and learning from them; schedules end with the last.
+    groups, replicas : episodes of an iteration: the replicas of a group have the same jobs and
+        arrivals, and are each other's baseline.
+    horizon_start_s, horizon_end_s : mean of the random time after which the episodes of an
+        iteration stop, seconds, in the first and the last iteration. None (default): the time in
+        which 20 and 80 jobs arrive.
+    discount_s : time in which what a decision causes counts e times less, seconds; may be infinite.
+        None (default): the time in which 40 jobs arrive.
+    learning_rate, learning_rate_end : of Adam, in the first and the last iteration.
+    epochs : how often an iteration's decisions are learnt from.
+    minibatch : about how many of them a step of Adam is for.
+    clip : how far PPO lets the ratio of new to old probability go from 1 to its advantage.
+    entropy, entropy_end : weight of the entropy, per nat, in the first and the last iteration.
+    max_gradient : norm to which gradients are clipped.
+    target_kl : nats between old and new policy after which an iteration learns no more, or None.
+    warm_start : name of a policy to imitate first, or None.
+    warm_start_decisions : for how many decisions.
+    evaluate_every : iterations between held-out evaluations.
+    evaluation_episodes : episodes of each.
+    embedding, hidden, head : sizes of the network (:class:`agents.decima.network.DecimaNetwork`).
+
+    Raises
+    ------
+    ValueError
+        for a number out of its range.
+    """
+
+    iterations: int = 300
+    groups: int = 4
+    replicas: int = 8
+    horizon_start_s: float | None = None
+    horizon_end_s: float | None = None
+    discount_s: float | None = None
+    learning_rate: float = 1e-3
+    learning_rate_end: float = 1e-4
+    epochs: int = 2
+    minibatch: int = 1024
+    clip: float = 0.2
+    entropy: float = 0.01
+    entropy_end: float = 0.0
+    max_gradient: float = 0.5
+    target_kl: float | None = None
+    warm_start: str | None = None
+    warm_start_decisions: int = 20_000
+    evaluate_every: int = 10
+    evaluation_episodes: int = 16
+    embedding: int = 8
+    hidden: int = 16
+    head: int = 32
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            self._check(field.name, getattr(self, field.name))
+        if self.replicas < 2:
+            raise ValueError("agent.replicas: 1, but it takes 2 to be each other's baseline")
+
+    def at_rate(self, jobs_per_s: float) -> Self:
+        """These options with seconds in place of each None that stands for a number of jobs."""
+        seconds: dict[str, Any] = {
+            name: jobs / jobs_per_s for name, jobs in _JOBS.items() if getattr(self, name) is None
+        }
+        return replace(self, **seconds)
+
+    def _check(self, name: str, value: float | str | None) -> None:
+        if value is None or isinstance(value, str):
+            return
+        if name in ("entropy", "entropy_end", "learning_rate_end", "warm_start_decisions"):
+            good, wanted = 0 <= value < math.inf, "a number of at least 0"
+        elif isinstance(value, int):
+            good, wanted = value >= 1, "a whole number of at least 1"
+        else:
+            good, wanted = value > 0, "a positive number"
+        if not good or (value == math.inf and name != "discount_s"):
+            raise ValueError(f"agent.{name}: {value!r} is not {wanted}")

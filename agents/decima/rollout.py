@@ -1,0 +1,362 @@
+"""Episodes to learn from, collected in chunks: in threads of this process, or by Ray actors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agents.base import Observation, make_policy
+from agents.decima.network import (
+    WAIT,
+    DecimaNetwork,
+    Graph,
+    actions,
+    choose,
+    graph_of,
+    log_prob,
+)
+from agents.decima.options import DecimaOptions
+from agents.training import (
+    ACTIONS,
+    JOBS,
+    Training,
+    TrainingError,
+    make_environments,
+    random_stream,
+)
+from llmsched_gym.env.observation import CLUSTER
+from llmsched_gym.env.vector import LLMSchedVectorEnv
+
+Act = Callable[[Observation], NDArray[np.int64]]
+
+
+class Trajectory(NamedTuple):
+    """N episodes, over T steps of a vector environment: as many as the longest has.
+
+    Attributes
+    ----------
+    time_s : float64 [T + 1, N], when each step began, and the end; constant after an episode's end.
+    reward : float64 [T, N], of the time from a step to the next; 0 after the end.
+    decisions : int64 [N], the steps of each episode.
+    """
+
+    time_s: NDArray[np.float64]
+    reward: NDArray[np.float64]
+    decisions: NDArray[np.int64]
+
+
+class Choices(NamedTuple):
+    """What was chosen at a step of a vector environment, where more than one action was legal.
+
+    Attributes
+    ----------
+    step, environment : int64 [B], when and in which environment.
+    graph : of the B observations.
+    chosen : int64 [B], the numbers of the stages in the graph, or ``WAIT``.
+    log_prob : float32 [B], of what was chosen, by the network of that time.
+    """
+
+    step: NDArray[np.int64]
+    environment: NDArray[np.int64]
+    graph: Graph
+    chosen: Tensor
+    log_prob: Tensor
+
+
+class Rollout(NamedTuple):
+    """What a chunk collects in an iteration."""
+
+    trajectory: Trajectory
+    choices: list[Choices]
+
+
+class Task(NamedTuple):
+    """What to collect: until when (seconds), with which weights, in whose place (a policy)."""
+
+    iteration: int
+    limit_s: float
+    weights: Mapping[str, NDArray[Any]]
+    expert: str | None
+
+
+class Stopped(Exception):
+    """Nobody waits for these episodes any more."""
+
+
+# --- episodes -------------------------------------------------------------------------------------
+
+
+def play(
+    envs: LLMSchedVectorEnv,
+    act: Act,
+    seeds: Sequence[int],
+    limit_s: float | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Trajectory:
+    """Play an episode in each environment until all are over.
+
+    Raises
+    ------
+    Stopped
+        as soon as ``stopped()``.
+    """
+    options = None if limit_s is None else {"time_limit": limit_s}
+    observation, _ = envs.reset(seed=list(seeds), options=options)
+    over = np.zeros(envs.num_envs, np.bool_)
+    decisions = np.zeros(envs.num_envs, np.int64)
+    times, rewards = [_time_s(observation)], []
+    while not over.all():
+        if stopped():
+            raise Stopped
+        decisions += ~over
+        observation, reward, terminated, truncated, _ = envs.step(act(observation))
+        over |= terminated | truncated
+        times.append(_time_s(observation))
+        rewards.append(np.array(reward))
+    return Trajectory(np.stack(times), np.stack(rewards), decisions)
+
+
+def _time_s(observation: Observation) -> NDArray[np.float64]:
+    return observation["cluster"][:, CLUSTER["time_s"]].astype(np.float64)
+
+
+class Recorder:
+    """Acts as the network draws, or as an expert does, and keeps all choices.
+
+    Where only one action is legal it is taken: there is nothing to learn.
+
+    Parameters
+    ----------
+    generators : one per environment, so that what is drawn does not depend on the others.
+    """
+
+    def __init__(
+        self,
+        network: DecimaNetwork,
+        generators: Sequence[np.random.Generator],
+        expert: Act | None = None,
+    ) -> None:
+        self.choices: list[Choices] = []
+        self._network, self._generators, self._expert = network, generators, expert
+        self._step = 0
+
+    def __call__(self, observation: Observation) -> NDArray[np.int64]:
+        """Actions [N]."""
+        mask = observation["action_mask"]
+        acted = mask.argmax(axis=-1)
+        (choosing,) = (mask.sum(axis=-1, dtype=np.int64) > 1).nonzero()
+        if len(choosing):
+            acted[choosing] = self._choose(observation, choosing)
+        self._step += 1
+        return acted
+
+    def _choose(self, observation: Observation, choosing: NDArray[np.int64]) -> NDArray[np.int64]:
+        wait = observation["action_mask"].shape[1] - 1
+        graph = graph_of(_members(observation, choosing))
+        with torch.no_grad():
+            decision = self._network(graph)
+            if self._expert is None:
+                uniform = np.array([self._generators[k].random() for k in choosing])
+                chosen = choose(graph, decision, uniform)
+            else:
+                chosen = _numbers(graph, self._expert(observation)[choosing], wait)
+            numbers = torch.from_numpy(chosen)
+            log = log_prob(decision, numbers)
+        steps = np.full(len(choosing), self._step)
+        self.choices.append(Choices(steps, choosing, graph, numbers, log))
+        return actions(graph, chosen, wait)
+
+
+def _members(observation: Observation, which: NDArray[np.int64]) -> Observation:
+    """Some of a batch of observations."""
+    if len(which) == len(observation["cluster"]):
+        return observation
+    return {name: array[which] for name, array in observation.items()}
+
+
+def _numbers(graph: Graph, acted: NDArray[Any], wait: int) -> NDArray[np.int64]:
+    """The opposite of :func:`actions`, for observations that have stages."""
+    (first,) = (graph.row.numpy() == 0).nonzero()
+    return np.where(acted == wait, WAIT, first + acted)
+
+
+# --- chunks ---------------------------------------------------------------------------------------
+
+
+class Chunk:
+    """Some of the groups of episodes, in a vector environment of their own."""
+
+    def __init__(self, training: Training, options: DecimaOptions, groups: Sequence[int]) -> None:
+        self._seed, self._replicas, self._groups = training.seed, options.replicas, groups
+        self._envs = make_environments(training.environment, len(groups) * options.replicas, 1)
+        self._network = DecimaNetwork(options.embedding, options.hidden, options.head)
+        self._stopped = False
+
+    def collect(self, task: Task) -> Rollout:
+        """Play the episodes of an iteration."""
+        weights = {name: torch.from_numpy(array) for name, array in task.weights.items()}
+        self._network.load_state_dict(weights)
+        seeds = [
+            int(random_stream(self._seed, JOBS, task.iteration, group).integers(2**63))
+            for group in self._groups
+        ]
+        generators = [
+            random_stream(self._seed, ACTIONS, task.iteration, group, replica)
+            for group in self._groups
+            for replica in range(self._replicas)
+        ]
+        recorder = Recorder(self._network, generators, self._expert(task))
+        repeated = np.repeat(seeds, self._replicas).tolist()
+        trajectory = play(self._envs, recorder, repeated, task.limit_s, lambda: self._stopped)
+        return Rollout(trajectory, recorder.choices)
+
+    def _expert(self, task: Task) -> Act | None:
+        if task.expert is None:
+            return None
+        policy = make_policy(task.expert)
+        policy.reset(int(random_stream(self._seed, ACTIONS, task.iteration).integers(2**63)))
+        return lambda observation: np.asarray(policy.act(observation))
+
+    def stop(self) -> None:
+        """Give up what is being collected, in whichever thread."""
+        self._stopped = True
+
+
+Collect = Callable[[Task], list[Rollout]]
+
+
+def chunks_of(options: DecimaOptions, training: Training) -> list[Sequence[int]]:
+    """The groups of each chunk."""
+    return [part.tolist() for part in np.array_split(np.arange(options.groups), training.workers)]
+
+
+@contextmanager
+def in_threads(training: Training, options: DecimaOptions) -> Iterator[Collect]:
+    """Collect chunks at the same time: torch and the compiled simulator let go of the GIL."""
+    chunks = [Chunk(training, options, part) for part in chunks_of(options, training)]
+    with ThreadPoolExecutor(len(chunks)) as pool:
+        try:
+            yield lambda task: list(pool.map(lambda chunk: chunk.collect(task), chunks))
+        finally:
+            for chunk in chunks:
+                chunk.stop()
+
+
+@contextmanager
+def on_ray(training: Training, options: DecimaOptions) -> Iterator[Collect]:
+    """Collect chunks in Ray actors, on any machine of a cluster.
+
+    Ray starts an actor that dies again, and has it do its chunk again: with the same result, for
+    a chunk depends on its task alone.
+
+    Raises
+    ------
+    TrainingError
+        if Ray is not installed or cannot be reached.
+    """
+    ray = _start_ray(training.ray_address, training.workers)
+    try:
+        actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RemoteChunk)
+        actors = [actor.remote(training, options, part) for part in chunks_of(options, training)]
+
+        def collect(task: Task) -> list[Rollout]:
+            sent = ray.put(task)
+            return [unpack(one) for one in ray.get([a.collect.remote(sent) for a in actors])]
+
+        yield collect
+    finally:
+        ray.shutdown()
+
+
+def _start_ray(address: str | None, workers: int) -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise TrainingError(
+            "rollout=ray: Ray is not installed: pip install 'llmsched-gym[distributed]'"
+        ) from error
+    new: dict[str, Any] = {"num_cpus": max(workers, os.cpu_count() or 1)}
+    try:
+        if address and ":" in address and "//" not in address:  # Ray itself tries for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if address else new),
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise TrainingError(f"ray.address: no Ray at {address!r} ({error})") from error
+    return ray
+
+
+class RemoteChunk(Chunk):
+    """A chunk in a process of its own."""
+
+    def __init__(self, training: Training, options: DecimaOptions, groups: Sequence[int]) -> None:
+        torch.set_num_threads(1)
+        super().__init__(training, options, groups)
+
+    def collect(self, task: Task) -> Packed:  # type: ignore[override]
+        """As :meth:`Chunk.collect`."""
+        return pack(super().collect(task))
+
+
+class Packed(NamedTuple):
+    """A rollout in few arrays: those of its choices joined, and their lengths [choices, arrays]."""
+
+    trajectory: Trajectory
+    arrays: list[NDArray[Any]]
+    lengths: NDArray[np.int64]
+
+
+def pack(rollout: Rollout) -> Packed:
+    """Thousands of small tensors would take longer to send than to compute."""
+    rows = [_arrays(choices) for choices in rollout.choices]
+    lengths = np.array([[array.shape[-1] for array in row] for row in rows], np.int64)
+    joined = [np.concatenate(arrays, axis=-1) for arrays in zip(*rows, strict=True)]
+    return Packed(rollout.trajectory, joined, lengths)
+
+
+def unpack(packed: Packed) -> Rollout:
+    """The opposite of :func:`pack`."""
+    columns = [
+        np.split(np.array(array), lengths.cumsum()[:-1], axis=-1)
+        for array, lengths in zip(packed.arrays, packed.lengths.T, strict=True)
+    ]
+    return Rollout(packed.trajectory, [_choices(*row) for row in zip(*columns, strict=True)])
+
+
+def _arrays(choices: Choices) -> list[NDArray[Any]]:
+    """The arrays of choices, with the axis that differs in length last."""
+    graph = [tensor.numpy() for tensor in choices.graph]
+    turned = [a.T if name != "edges" else a for name, a in zip(Graph._fields, graph, strict=True)]
+    own = [choices.step, choices.environment, choices.chosen.numpy(), choices.log_prob.numpy()]
+    return [*own, *turned]
+
+
+def _choices(
+    step: NDArray[Any],
+    environment: NDArray[Any],
+    chosen: NDArray[Any],
+    log: NDArray[Any],
+    *turned: NDArray[Any],
+) -> Choices:
+    """The opposite of :func:`_arrays`."""
+    arrays = [a.T if name != "edges" else a for name, a in zip(Graph._fields, turned, strict=True)]
+    graph = Graph(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+    return Choices(step, environment, graph, torch.from_numpy(chosen), torch.from_numpy(log))
+
+
+COLLECTORS = {"threads": in_threads, "ray": on_ray}
