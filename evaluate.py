@@ -11,29 +11,23 @@ the number of processes; only the wall-clock time of a decision differs from run
 from __future__ import annotations
 
 import math
-import os
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 
+import command
 from agents import find_policy, make_policy
 from agents.base import policy_options
-from configs import groups, register_groups
-from episodes import InputError, cores, interrupted, map_processes, one_line, play
+from configs import groups
+from episodes import InputError, cores, map_processes, one_line, play
 from experiments import Experiment, plan, run_experiment
-from llmsched_gym.belief.profile import BeliefSettings
-from llmsched_gym.cluster.latency import Cluster, load_cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.results import (
     Episode,
@@ -43,7 +37,6 @@ from llmsched_gym.results import (
     summarise,
     write_results,
 )
-from llmsched_gym.workload.mixes import Workload, make_workload
 
 SETTINGS = (
     *("policy", "workload", "cluster", "belief", "baselines", "episodes", "num_jobs", "seed"),
@@ -63,7 +56,6 @@ NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
     "max_stages": "observations that show all",
 }
 REFERENCE = "srtf_oracle"
-FLAGS = ("--help", "-h", "--multirun", "-m", "--config-dir=PATH")
 
 
 @dataclass(frozen=True)
@@ -150,16 +142,19 @@ class Evaluation:
 def build(settings: dict[str, Any]) -> Evaluation:
     """Make everything that the settings name; InputError for what is not right in them."""
     try:
-        _check_names(settings)
-        belief, belief_settings = _belief(**_options(settings, "belief"))
+        command.check_names(settings, SETTINGS)
+        belief, belief_settings = command.belief_of(**_options(settings, "belief"))
         runs = _runs(_options(settings, "policy"), settings.get("baselines"), belief)
-        episodes, num_jobs = _whole(settings, "episodes"), _whole(settings, "num_jobs")
-        seed = _whole(settings, "seed", least=0)
+        episodes, num_jobs = (
+            command.whole(settings, "episodes"),
+            command.whole(settings, "num_jobs"),
+        )
+        seed = command.whole(settings, "seed", least=0)
         processes = _processes(settings)
-        max_stages = _whole(settings, "max_stages", optional=True)
-        workload, load, rate = _workload(**_options(settings, "workload"))
-        cluster = _cluster(**_options(settings, "cluster"))
-        _output_dir(settings)
+        max_stages = command.whole(settings, "max_stages", optional=True)
+        workload, load, rate = command.workload_of(**_options(settings, "workload"))
+        cluster = command.cluster_of(**_options(settings, "cluster"))
+        command.output_folder(settings)
         env, oracle = (
             LLMSchedEnv(
                 workload,
@@ -175,7 +170,7 @@ def build(settings: dict[str, Any]) -> Evaluation:
             for name in (belief, "oracle")
         )
     except (ValueError, OSError) as error:
-        raise InputError(_one_line(error)) from error
+        raise InputError(one_line(error)) from error
     return Evaluation(runs, env, oracle, episodes, seed, processes, load if rate is None else None)
 
 
@@ -187,7 +182,7 @@ def build_experiment(settings: dict[str, Any], overridden: Sequence[str]) -> tup
     ``overridden`` are the names given on the command line: some mean nothing to an experiment.
     """
     try:
-        _check_names(settings)
+        command.check_names(settings, SETTINGS)
         for name in overridden:
             if name in NOT_OF_EXPERIMENTS:
                 instead = NOT_OF_EXPERIMENTS[name]
@@ -198,51 +193,23 @@ def build_experiment(settings: dict[str, Any], overridden: Sequence[str]) -> tup
         made = plan(
             settings["experiment"],
             workload,
-            _cluster(**_options(settings, "cluster")),
-            _belief(**_options(settings, "belief"))[1],
-            _whole(settings, "seed", least=0),
-            _output_dir(settings) / "cells",
+            command.cluster_of(**_options(settings, "cluster")),
+            command.belief_of(**_options(settings, "belief"))[1],
+            command.whole(settings, "seed", least=0),
+            command.output_folder(settings) / "cells",
         )
     except (ValueError, OSError) as error:
-        raise InputError(_one_line(error)) from error
+        raise InputError(one_line(error)) from error
     return made, processes
 
 
-def _check_names(settings: dict[str, Any]) -> None:
-    for name in sorted(settings.keys() - set(SETTINGS)):  # by +name=value on the command line
-        raise ValueError(f"unknown option {name!r}; valid here: {', '.join(SETTINGS)}")
-
-
-def _output_dir(settings: dict[str, Any]) -> Path:
-    name = settings.get("output_dir")
-    if not isinstance(name, str) or not name:
-        raise ValueError("output_dir: it needs the name of a folder")
-    return Path(name)
-
-
 def _processes(settings: dict[str, Any]) -> int:
-    return _whole(settings, "processes", optional=True) or cores()
-
-
-def _whole(settings: dict[str, Any], name: str, least: int = 1, optional: bool = False) -> Any:
-    value = settings.get(name)
-    if value is None and optional:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
-    return value
+    return command.whole(settings, "processes", optional=True) or cores()
 
 
 def _options(settings: dict[str, Any], group: str) -> dict[str, Any]:
-    """The options of a group, none missing and, but for policies, none unknown."""
-    given, choices = settings.get(group), groups()[group]
-    if not isinstance(given, dict) or given.get("name") not in choices:
-        raise ValueError(f"{group}: choose from {', '.join(sorted(choices))}")
-    known: Any = OmegaConf.to_container(OmegaConf.create(choices[given["name"]]))
-    unknown = sorted(given.keys() - known.keys())
-    if unknown and group != "policy":
-        raise ValueError(f"unknown option '{group}.{unknown[0]}'; valid here: {', '.join(known)}")
-    return known | given
+    """The options of a group; for a policy, maybe more than it has."""
+    return command.options(settings, group, groups()[group], more=group == "policy")
 
 
 def _runs(policy: dict[str, Any], baselines: Any, belief: str) -> tuple[Run, ...]:
@@ -265,21 +232,6 @@ def _runs(policy: dict[str, Any], baselines: Any, belief: str) -> tuple[Run, ...
                 "policies that do without, such as policy=fair baselines=[fcfs]"
             )
     return (*runs.values(), Run(REFERENCE, "srtf", {}, reference=True))
-
-
-def _workload(
-    name: str, load: float, arrival_rate: float | None, **options: Any
-) -> tuple[Workload, float, float | None]:
-    return make_workload(name, **options), load, arrival_rate
-
-
-def _cluster(name: str, path: str | None = None, **sizes: int | None) -> Cluster:
-    given = {size: value for size, value in sizes.items() if value is not None}
-    return load_cluster(name if path is None else Path(path), **given)
-
-
-def _belief(name: str, **options: Any) -> tuple[str, BeliefSettings]:
-    return name, BeliefSettings(**options)
 
 
 # --- episodes -------------------------------------------------------------------------------------
@@ -314,7 +266,7 @@ def evaluate(settings: dict[str, Any]) -> None:
             setting, notes = evaluation.setting(), evaluation.notes()
             write_results(folder, episodes, summaries, setting, settings=shown, notes=notes)
     except OSError as error:
-        raise InputError(f"output_dir: {_one_line(error)}") from error
+        raise InputError(f"output_dir: {one_line(error)}") from error
     output = Console(highlight=False, markup=False)
     if not output.is_terminal:
         output.width = 120
@@ -330,7 +282,7 @@ def experiment(settings: dict[str, Any], overridden: Sequence[str]) -> None:
         made, processes = build_experiment(settings, overridden)
     names = ("experiment", "workload", "cluster", "belief", "seed")
     about = {name: settings[name] for name in names}
-    run_experiment(made, _output_dir(settings), processes, about)
+    run_experiment(made, command.output_folder(settings), processes, about)
 
 
 def _play_with_progress(evaluation: Evaluation, console: Console) -> list[Episode]:
@@ -342,82 +294,22 @@ def _play_with_progress(evaluation: Evaluation, console: Console) -> list[Episod
 
 @hydra.main(config_path="pkg://configs", config_name="evaluate", version_base="1.3")
 def _run(config: DictConfig) -> None:
-    try:
-        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        assert isinstance(settings, dict)
-        named = {str(key): value for key, value in settings.items()}
-        if "experiment" in named:
-            experiment(named, [_name(one) for one in HydraConfig.get().overrides.task])
+    with command.one_line_errors("evaluate.py"):
+        settings = command.named_settings(config)
+        if "experiment" in settings:
+            experiment(settings, [_name(one) for one in HydraConfig.get().overrides.task])
         else:
-            evaluate(named)
-    except (InputError, OmegaConfBaseException) as error:
-        _fail(error)
-    except Exception as error:  # a bug, maybe in a custom policy; Hydra would cut its traceback
-        if interrupted(error):
-            raise KeyboardInterrupt from None
-        traceback.print_exc()
-        sys.exit(1)
+            evaluate(settings)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with these arguments, by default those of the process.
-
-    Exits with code 2 and one line on stderr for bad input, where HYDRA_FULL_ERROR=1 in the
-    environment adds the traceback; and with code 130 and one line after Ctrl-C.
-    """
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    arguments.sort(key=lambda argument: not argument.startswith("-"))  # argparse: flags first
-    for argument in arguments:
-        if argument.startswith("-") and not _is_flag(argument):
-            _fail(InputError(f"unknown flag {argument!r}, choose from {', '.join(FLAGS)}"))
-    global _full_errors
-    _full_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
-    sys.argv = [sys.argv[0], *arguments]
-    register_groups()
-    try:
-        _run()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        _fail(error)
-    except KeyboardInterrupt as interrupt:
-        what = str(interrupt) or "no results are written"
-        print(f"evaluate.py: interrupted, {what}", file=sys.stderr)
-        sys.exit(130)
-
-
-_full_errors = False
-
-
-def _is_flag(argument: str) -> bool:
-    return argument in FLAGS or argument.startswith("--config-dir=")
+    """Run the command with these arguments: see :func:`command.run`."""
+    command.run("evaluate.py", _run, groups(), argv)
 
 
 def _name(override: str) -> str:
     """What an override such as ``+name=value`` sets."""
     return override.partition("=")[0].lstrip("+~")
-
-
-def _fail(error: Exception) -> NoReturn:
-    if _full_errors:
-        traceback.print_exception(error)
-    print(f"evaluate.py: {_one_line(error)}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _one_line(error: Exception) -> str:
-    """The message of an error in one line, for those of Hydra with the valid choices."""
-    cause = error.__cause__ or error
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}: unknown {name!r}, choose from {', '.join(error.options)}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override!r} is not of the form name=value: {error.message.splitlines()[0]}"
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        valid = ", ".join(str(key) for key in cause.parent_node or () if key != "hydra")
-        return f"unknown option {cause.full_key!r}; valid here: {valid}"
-    if isinstance(cause, OmegaConfBaseException):
-        return f"{cause.full_key or 'configuration'}: {str(cause.msg).splitlines()[0]}"
-    return one_line(error)
 
 
 if __name__ == "__main__":
