@@ -1,6 +1,8 @@
 # mypy: no-disallow-untyped-defs, no-disallow-untyped-calls, no-disallow-incomplete-defs
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,3 +20,24 @@ def shared() -> Path:
     if not (folder / "traces").is_dir():
         pytest.skip(f"no measured data: {folder} (set LLMSCHED_SHARED)")
     return folder
+
+
+@pytest.fixture
+def run_main(monkeypatch, tmp_path, capfd):
+    """Runs the main function of a command in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def run(main, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{main.__module__}.py"])
+        os.environ["HYDRA_FULL_ERROR"] = "0"
+        code: Any = 0
+        try:
+            main(list(arguments))
+        except SystemExit as error:
+            code = error.code
+        return code, *capfd.readouterr()
+
+    return run

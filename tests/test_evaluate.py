@@ -32,24 +32,12 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> Command:
+def command(run_main: Command) -> Command:
     """Runs the command in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["evaluate.py"])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        os.environ["HYDRA_FULL_ERROR"] = "0"
-        code: Any = 0
-        try:
-            traced = "workload=traces" in arguments
-            evaluate.main([*TINY, *(() if traced else GENERATED), *arguments])
-        except SystemExit as error:
-            code = error.code
-        return code, *capfd.readouterr()
+    def run(*arguments: str) -> Any:
+        generated = () if "workload=traces" in arguments else GENERATED
+        return run_main(evaluate.main, *TINY, *generated, *arguments)
 
     return run
 

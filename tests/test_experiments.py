@@ -165,22 +165,12 @@ def test_damaged_cells_alone_are_played_again(whole: Path) -> None:
 
 
 @pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> Command:
+def command(run_main: Command) -> Command:
     """Runs the command in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["evaluate.py"])
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        code: Any = 0
-        try:
-            traced = "experiment=traces" in arguments
-            evaluate.main([*(argument for argument in TINY if not traced), *arguments])
-        except SystemExit as error:
-            code = error.code
-        return code, *capfd.readouterr()
+    def run(*arguments: str) -> Any:
+        traced = "experiment=traces" in arguments
+        return run_main(evaluate.main, *(() if traced else TINY), *arguments)
 
     return run
 

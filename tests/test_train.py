@@ -32,25 +32,12 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> Command:
+def command(run_main: Command) -> Command:
     """Runs the command in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setenv("WANDB_MODE", "offline")
 
     def run(*arguments: str, main: Callable[[list[str]], None] = train.main) -> Any:
-        os.environ["HYDRA_FULL_ERROR"] = "0"
-        code: Any = 0
-        try:
-            generated = () if "workload=traces" in arguments else GENERATED
-            main([*generated, *(TINY if main is train.main else ()), *arguments])
-        except SystemExit as error:
-            code = error.code
-        return code, *capfd.readouterr()
+        generated = () if "workload=traces" in arguments else GENERATED
+        return run_main(main, *generated, *(TINY if main is train.main else ()), *arguments)
 
     return run
 

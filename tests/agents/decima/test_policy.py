@@ -34,7 +34,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder instead of the one of shipped checkpoints."""
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    monkeypatch.setattr(module, "SHIPPED", folder)
+    monkeypatch.setattr(module.Decima, "shipped", folder)
     return folder
 
 
