@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from agents.base import Actions, Observation, Policy, register
 
 if TYPE_CHECKING:  # torch takes seconds to import, and nobody else needs it
     from agents.decima.network import DecimaNetwork
 
-SHIPPED = Path(__file__).parent / "checkpoints"
 DEFAULT = "mixed_bayes"
 
 
@@ -40,12 +39,15 @@ class Decima(Policy):
     """
 
     needs_belief = True
+    kind: ClassVar[str] = "decima"  # of its checkpoints
+    shipped: ClassVar[Path] = Path(__file__).parent / "checkpoints"
 
     def __init__(self, checkpoint: str | None = None, greedy: bool = True) -> None:
         if not isinstance(greedy, bool):
             raise ValueError(f"greedy: {greedy!r} is not true or false")
         self.greedy = greedy
-        self.network = _load(_find(DEFAULT if checkpoint is None else str(checkpoint)))
+        path = self._find(DEFAULT if checkpoint is None else str(checkpoint))
+        self.network = _load(path, self.kind)
 
     def act(self, observation: Observation) -> Actions:
         """The likeliest action, or one drawn: a number for each member of a batch."""
@@ -61,6 +63,19 @@ class Decima(Policy):
         acted = actions(graph, chosen, mask.shape[-1] - 1).reshape(mask.shape[:-1])
         return acted if acted.ndim else int(acted)
 
+    def _find(self, checkpoint: str) -> Path:
+        """The file of a shipped checkpoint, or the one at a path."""
+        shipped = sorted(file.stem for file in self.shipped.glob("*.safetensors"))
+        if checkpoint in shipped:
+            return self.shipped / f"{checkpoint}.safetensors"
+        if Path(checkpoint).is_file():
+            return Path(checkpoint)
+        names = ", ".join(shipped) if shipped else "none is shipped"
+        raise ValueError(
+            f"checkpoint: no file {checkpoint!r}; give the path of one that train.py wrote, "
+            f"or the name of a shipped one ({names})"
+        )
+
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
@@ -75,21 +90,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _find(checkpoint: str) -> Path:
-    """The file of a shipped checkpoint, or the one at a path."""
-    shipped = sorted(file.stem for file in SHIPPED.glob("*.safetensors"))
-    if checkpoint in shipped:
-        return SHIPPED / f"{checkpoint}.safetensors"
-    if Path(checkpoint).is_file():
-        return Path(checkpoint)
-    names = ", ".join(shipped) if shipped else "none is shipped"
-    raise ValueError(
-        f"checkpoint: no file {checkpoint!r}; give the path of one that train.py wrote, "
-        f"or the name of a shipped one ({names})"
-    )
-
-
-def _load(path: Path) -> DecimaNetwork:
+def _load(path: Path, kind: str) -> DecimaNetwork:
     try:
         from agents.checkpoint import CheckpointError, load
         from agents.decima.network import DecimaNetwork
@@ -97,7 +98,7 @@ def _load(path: Path) -> DecimaNetwork:
         raise ValueError(
             f"it needs {error.name}: python -m pip install 'llmsched-gym[train]'"
         ) from error
-    tensors, meta = load(path)
+    tensors, meta = load(path, kind)
     try:
         network = DecimaNetwork(**meta["network"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
