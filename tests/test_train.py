@@ -131,6 +131,7 @@ def one_line(code: int, out: str, err: str) -> str:
         ("rollout=best", "rollout: unknown 'best', choose from ray, threads"),
         ("logger=best", "logger: choose from csv, tensorboard, wandb"),
         ("agent.replicas=1", "agent.replicas: 1, but it takes 2"),
+        ("agent.device=gpu", "agent.device: choose from cpu, cuda"),
         ("agent.iterations=0", "agent.iterations: 0 is not a whole number of at least 1"),
         ("agent.groups=few", "agent.groups: Value 'few' of type 'str' could not be conv"),
         ("agent.learning_rate=-1", "agent.learning_rate: -1.0 is not a positive number"),
@@ -161,6 +162,19 @@ def one_line(code: int, out: str, err: str) -> str:
 def test_bad_input_ends_with_one_line(command: Command, arguments: str, message: str) -> None:
     output = () if "output_dir" in arguments else ("output_dir=out",)
     assert message in one_line(*command(*output, *arguments.split()))
+
+
+def test_learning_on_a_gpu(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    there = torch.cuda.is_available()
+    arguments = ("logger=csv", "agent.device=cuda")
+    if there:
+        assert command(*arguments, "output_dir=gpu")[0] == 0
+        assert sorted(os.listdir("gpu")) == FILES
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = one_line(*command(*arguments, "output_dir=out"))
+    assert "agent.device: torch finds no CUDA device here" in line
 
 
 def test_a_run_that_is_there_is_neither_overwritten_nor_mixed(command: Command) -> None:

@@ -65,6 +65,10 @@ class Graph(NamedTuple):
     can_wait: Tensor
     row: Tensor
 
+    def to(self, device: str) -> Graph:
+        """The same graphs on a device, such as "cuda"."""
+        return Graph(*(tensor.to(device) for tensor in self))
+
 
 class Decision(NamedTuple):
     """What the network says about B observations with n stages in all.
@@ -379,11 +383,13 @@ def _by_height(graph: Graph) -> tuple[Tensor, Tensor, list[int], list[tuple[Tens
     """The stages in order of height, the place of each in that order, and for each height the
     number of stages and the edges to their parents, as :func:`_levels` numbers their ends.
     """
-    arrays = _levels(graph.height.numpy(), graph.edges.numpy())
-    order, place, stages, parents, children, edges = map(torch.from_numpy, arrays)
-    sent = edges.tolist()
+    arrays = _levels(graph.height.cpu().numpy(), graph.edges.cpu().numpy())
+    order, place, parents, children = (
+        torch.from_numpy(array).to(graph.height.device) for array in arrays[:4]
+    )
+    stages, sent = (array.tolist() for array in arrays[4:])
     ends = zip(parents.split_with_sizes(sent), children.split_with_sizes(sent), strict=True)
-    return order, place, stages.tolist(), list(ends)
+    return order, place, stages, list(ends)
 
 
 @compiled
@@ -414,7 +420,7 @@ def _levels(height: Any, edges: Any) -> Any:
         parents[free[level]] = place[edges[0, k]] - above[level]
         children[free[level]] = place[edges[1, k]] - above[level] + stages_of[level]
         free[level] += 1
-    return order, place, stages_of, parents, children, edges_of
+    return order, place, parents, children, stages_of, edges_of
 
 
 # --- the legal actions of each observation --------------------------------------------------------

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
+DEVICES = ("cpu", "cuda")
 _JOBS = {"horizon_start_s": 20.0, "horizon_end_s": 80.0, "discount_s": 40.0}  # that arrive in it
 
 
@@ -35,11 +36,13 @@ class DecimaOptions:
     evaluate_every : iterations between held-out evaluations.
     evaluation_episodes : episodes of each.
     embedding, hidden, head : sizes of the network (:class:`agents.decima.network.DecimaNetwork`).
+    device : that learns, "cpu" or "cuda"; episodes are collected on processors in either case,
+        a few decisions at a time.
 
     Raises
     ------
     ValueError
-        for a number out of its range.
+        for a number out of its range, or another device.
     """
 
     iterations: int = 300
@@ -64,10 +67,13 @@ class DecimaOptions:
     embedding: int = 8
     hidden: int = 16
     head: int = 32
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for field in fields(self):
             self._check(field.name, getattr(self, field.name))
+        if self.device not in DEVICES:
+            raise ValueError(f"agent.device: choose from {', '.join(DEVICES)}")
         if self.replicas < 2:
             raise ValueError("agent.replicas: 1, but it takes 2 to be each other's baseline")
 

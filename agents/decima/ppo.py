@@ -18,6 +18,7 @@ replicas of a group: the baseline takes it away, and no code is needed for it.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import time
@@ -122,6 +123,11 @@ class Sample(NamedTuple):
     log_prob: Tensor
     advantage: Tensor
 
+    def to(self, device: str) -> Sample:
+        """The same on a device, such as "cuda"."""
+        graph, *tensors = self
+        return Sample(graph.to(device), *(tensor.to(device) for tensor in tensors))
+
 
 def samples_of(
     rollouts: Sequence[Rollout], replicas: int, discount_s: float | None
@@ -192,7 +198,7 @@ def imitation_loss(network: DecimaNetwork, sample: Sample) -> Loss:
     with torch.no_grad():
         nats = entropy(sample.graph, decision).sum()
         kl = (sample.log_prob - log).sum()
-    return Loss(-log.sum(), -log.sum(), nats, kl, torch.zeros(()))
+    return Loss(-log.sum(), -log.sum(), nats, kl, torch.zeros_like(kl))
 
 
 LossOf = Callable[[DecimaNetwork, Sample], Loss]
@@ -244,7 +250,7 @@ def _step(
     parameters = list(learner.network.parameters())
 
     def gradients(part: Sequence[Sample]) -> tuple[Loss, Sequence[Tensor]]:
-        loss = loss_of(learner.network, merge(part))
+        loss = loss_of(learner.network, merge(part).to(learner.device))
         return loss, torch.autograd.grad(
             loss.total, parameters, allow_unused=True, materialize_grads=True
         )
@@ -256,7 +262,7 @@ def _step(
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_gradient)
     learner.optimizer.step()
     sums = torch.stack([torch.stack(loss) for loss in losses]).sum(0)
-    return sums.detach().numpy(), float(norm)
+    return sums.detach().cpu().numpy(), float(norm)
 
 
 def split(samples: Sequence[Sample], size: int) -> list[Sequence[Sample]]:
@@ -288,6 +294,7 @@ class Learner:
     seconds : of wall-clock time, over all that was interrupted and resumed.
     best_jct_s : the least mean JCT on the held-out episodes so far.
     compared_jct_s : of other policies on these episodes.
+    device : that learns.
     """
 
     network: DecimaNetwork
@@ -297,6 +304,7 @@ class Learner:
     seconds: float = 0.0
     best_jct_s: float = math.inf
     compared_jct_s: dict[str, float] = field(default_factory=dict)
+    device: str = "cpu"
 
 
 def iterate(
@@ -350,7 +358,7 @@ def _between(start: float | None, end: float | None, done: float) -> float:
 
 
 def _weights(network: DecimaNetwork) -> dict[str, NDArray[Any]]:
-    return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    return {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
 
 
 # --- held-out evaluation --------------------------------------------------------------------------
@@ -407,10 +415,13 @@ def snapshot(learner: Learner) -> Snapshot:
     No state of random generators is in it: each iteration has its own.
     """
     tensors = {
-        f"network.{name}": tensor.clone() for name, tensor in learner.network.state_dict().items()
+        f"network.{name}": tensor.to("cpu", copy=True)
+        for name, tensor in learner.network.state_dict().items()
     }
     for number, state in learner.optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{number}.{name}": tensor.clone() for name, tensor in state.items()}
+        tensors |= {
+            f"adam.{number}.{name}": tensor.to("cpu", copy=True) for name, tensor in state.items()
+        }
     return tensors, {name: getattr(learner, name) for name in COUNTERS}
 
 
@@ -442,7 +453,9 @@ def begin(training: Training, options: DecimaOptions) -> Learner:
     """
     seed = int(random_stream(training.seed, WEIGHTS).integers(2**63))
     network = DecimaNetwork(options.embedding, options.hidden, options.head, seed)
-    learner = Learner(network, torch.optim.Adam(network.parameters(), options.learning_rate))
+    network.to(options.device)
+    optimizer = torch.optim.Adam(network.parameters(), options.learning_rate)
+    learner = Learner(network, optimizer, device=options.device)
     path = training.folder / STATE
     if not path.exists():
         return learner
@@ -524,6 +537,8 @@ def check(training: Training, options: DecimaOptions) -> None:
     """TrainingError for settings that do not fit together."""
     if training.environment["belief"] == "none":
         raise TrainingError("belief: Decima reads demands, so it needs prior, bayes or oracle")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("agent.device: torch finds no CUDA device here, choose cpu")
     if training.workers > options.groups:
         raise TrainingError(
             f"rollout.num_workers: {training.workers} workers have only {options.groups} groups of "
@@ -584,15 +599,16 @@ def _next(
 
 def _evaluate(learner: Learner, training: Training, held_out: HeldOut) -> float:
     """The mean JCT on the held-out episodes, seconds; keeps the best weights."""
-    jct_s = held_out.mean_jct_s(greedy(learner.network))
+    network = copy.deepcopy(learner.network).to("cpu")
+    jct_s = held_out.mean_jct_s(greedy(network))
     if jct_s < learner.best_jct_s:
         learner.best_jct_s = jct_s
         about = {
             "kind": "decima",
-            "network": learner.network.options,
+            "network": network.options,
             "settings": training.settings,
             "iteration": learner.iteration,
             "held_out_jct_s": jct_s,
         }
-        checkpoint.save(training.folder / BEST, learner.network.state_dict(), about)
+        checkpoint.save(training.folder / BEST, network.state_dict(), about)
     return jct_s
