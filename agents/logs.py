@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from agents.training import Training, TrainingError
+from llmsched_gym.figures import learning_curve
 
 Row = Mapping[str, Any]
 
@@ -53,6 +54,21 @@ class CSVLog:
     def table(self, name: str, rows: Sequence[Row]) -> None:
         """Log a table, in place of an earlier one of the same name."""
         _write_rows(self._folder / f"{name}.csv", list(rows[0]), rows)
+
+    def curve(self, learner: str, compared_s: Mapping[str, float]) -> None:
+        """Draw ``learning_curve.png``: all evaluations so far, and what others did on them."""
+        with self._path.open(newline="", encoding="utf-8") as file:
+            found = [row for row in csv.DictReader(file) if row["jct_s"]]
+        part = self._folder / ".learning_curve.png"
+        learning_curve(
+            part,
+            [int(row["decisions"]) for row in found],
+            [float(row["jct_s"]) for row in found],
+            compared_s,
+            learner,
+            f"{self._folder.name}: mean of the same whole episodes",
+        )
+        part.replace(self._folder / "learning_curve.png")
 
     def checkpoint(self, path: Path) -> None:
         """Keep a file with what is logged, where that is elsewhere."""

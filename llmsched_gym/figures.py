@@ -102,6 +102,49 @@ def jct_by_policy(
     figure.savefig(path)
 
 
+def learning_curve(
+    path: Path,
+    decisions: ArrayLike,
+    jct_s: ArrayLike,
+    compared_s: Mapping[str, float],
+    learner: str,
+    title: str,
+) -> None:
+    """Draw the mean job completion time on held-out episodes while a learner learns.
+
+    What is more than a tenth above the best is off the figure, so that what policies differ by can
+    be seen; the legend has its number.
+
+    Parameters
+    ----------
+    path
+        The PNG file to write.
+    decisions, jct_s : [evaluations]
+        Decisions learnt from so far, and the mean JCT in seconds that they led to.
+    compared_s
+        Label of another policy to its mean JCT in seconds on the same episodes.
+    learner
+        The label of what learns.
+    title
+        Of the figure.
+    """
+    figure, axes = _figure(title, height=4.0)
+    curve = np.asarray(jct_s, dtype=np.float64)
+    best = min([curve.min(), *compared_s.values()])
+    label = f"{learner}: {curve.min():.2f} s at its best"
+    axes.plot(decisions, curve, marker="o", markersize=4, label=label, **_style(0, False))
+    for number, (name, value) in enumerate(compared_s.items(), start=1):
+        where = "" if value < 1.1 * best else ", above"
+        label = f"{name}: {value:.2f} s{where}"
+        axes.axhline(value, label=label, **_style(number, False))
+    axes.set_ylim(0.99 * best, 1.1 * best)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("decisions learnt from")
+    axes.set_ylabel("mean JCT on held-out episodes, s")
+    axes.legend(loc="upper right", frameon=False)
+    figure.savefig(path)
+
+
 def _figure(title: str, height: float) -> tuple[Any, Axes]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
     from matplotlib.figure import Figure

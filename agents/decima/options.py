@@ -7,7 +7,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 DEVICES = ("cpu", "cuda")
-_JOBS = {"horizon_start_s": 20.0, "horizon_end_s": 80.0, "discount_s": 40.0}  # that arrive in it
+_MAY_BE_ZERO = (
+    *("learning_rate_end", "entropy", "entropy_end"),
+    *("warm_start_decisions", "warm_start_entropy"),
+)
+_JOBS = {"horizon_start_s": 40.0, "horizon_end_s": 80.0, "discount_s": 40.0}  # that arrive in it
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class DecimaOptions:
         arrivals, and are each other's baseline.
     horizon_start_s, horizon_end_s : mean of the random time after which the episodes of an
         iteration stop, seconds, in the first and the last iteration. None (default): the time in
-        which 20 and 80 jobs arrive.
+        which 40 and 80 jobs arrive.
     discount_s : time in which what a decision causes counts e times less, seconds; may be infinite.
         None (default): the time in which 40 jobs arrive.
     learning_rate, learning_rate_end : of Adam, in the first and the last iteration.
@@ -33,6 +37,7 @@ class DecimaOptions:
     target_kl : nats between old and new policy after which an iteration learns no more, or None.
     warm_start : name of a policy to imitate first, or None.
     warm_start_decisions : for how many decisions.
+    warm_start_entropy : weight of the entropy, per nat, while imitating.
     evaluate_every : iterations between held-out evaluations.
     evaluation_episodes : episodes of each.
     embedding, hidden, head : sizes of the network (:class:`agents.decima.network.DecimaNetwork`).
@@ -45,25 +50,26 @@ class DecimaOptions:
         for a number out of its range, or another device.
     """
 
-    iterations: int = 300
+    iterations: int = 40
     groups: int = 4
-    replicas: int = 8
+    replicas: int = 16
     horizon_start_s: float | None = None
     horizon_end_s: float | None = None
     discount_s: float | None = None
     learning_rate: float = 1e-3
     learning_rate_end: float = 1e-4
-    epochs: int = 2
-    minibatch: int = 1024
+    epochs: int = 3
+    minibatch: int = 4096
     clip: float = 0.2
-    entropy: float = 0.01
-    entropy_end: float = 0.0
+    entropy: float = 0.02
+    entropy_end: float = 0.001
     max_gradient: float = 0.5
     target_kl: float | None = None
-    warm_start: str | None = None
-    warm_start_decisions: int = 20_000
-    evaluate_every: int = 10
-    evaluation_episodes: int = 16
+    warm_start: str | None = "srtf"
+    warm_start_decisions: int = 150_000
+    warm_start_entropy: float = 0.3
+    evaluate_every: int = 5
+    evaluation_episodes: int = 32
     embedding: int = 8
     hidden: int = 16
     head: int = 32
@@ -87,7 +93,7 @@ class DecimaOptions:
     def _check(self, name: str, value: float | str | None) -> None:
         if value is None or isinstance(value, str):
             return
-        if name in ("entropy", "entropy_end", "learning_rate_end", "warm_start_decisions"):
+        if name in _MAY_BE_ZERO:
             good, wanted = 0 <= value < math.inf, "a number of at least 0"
         elif isinstance(value, int):
             good, wanted = value >= 1, "a whole number of at least 1"

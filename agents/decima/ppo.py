@@ -191,14 +191,16 @@ def ppo_loss(network: DecimaNetwork, sample: Sample, clip: float, bonus: float) 
     return Loss(policy - bonus * nats, policy, nats, kl, clipped.float())
 
 
-def imitation_loss(network: DecimaNetwork, sample: Sample) -> Loss:
-    """Minus the log-likelihood of what was chosen (by an expert)."""
+def imitation_loss(network: DecimaNetwork, sample: Sample, bonus: float) -> Loss:
+    """Minus the log-likelihood of what was chosen (by an expert), less the entropy times its bonus:
+    what is certain explores nothing, and PPO learns nothing from it.
+    """
     decision = network(sample.graph)
     log = log_prob(decision, sample.chosen)
+    nats = entropy(sample.graph, decision).sum()
     with torch.no_grad():
-        nats = entropy(sample.graph, decision).sum()
         kl = (sample.log_prob - log).sum()
-    return Loss(-log.sum(), -log.sum(), nats, kl, torch.zeros_like(kl))
+    return Loss(-log.sum() - bonus * nats, -log.sum(), nats, kl, torch.zeros_like(kl))
 
 
 LossOf = Callable[[DecimaNetwork, Sample], Loss]
@@ -327,7 +329,9 @@ def iterate(
     rate = _between(options.learning_rate, options.learning_rate_end, done)
     learner.optimizer.param_groups[0]["lr"] = rate
     bonus = _between(options.entropy, options.entropy_end, done)
-    loss_of = imitation_loss if imitated else partial(ppo_loss, clip=options.clip, bonus=bonus)
+    loss_of: LossOf = partial(ppo_loss, clip=options.clip, bonus=bonus)
+    if imitated:
+        loss_of = partial(imitation_loss, bonus=options.warm_start_entropy)
     rng = random_stream(seed, MINIBATCHES, number)
     samples = samples_of(rollouts, options.replicas, options.discount_s)
     happened = update(learner, samples, loss_of, options, rng, pool)
@@ -529,6 +533,7 @@ def train(training: Training, options: DecimaOptions) -> dict[str, float]:
         compared = {name: learner.compared_jct_s[name] for name in COMPARED}
         result = {"decima": learner.best_jct_s} | compared
         log.table("held_out", [{"policy": k, "mean_jct_s": v} for k, v in result.items()])
+        log.curve("decima", compared)
         log.checkpoint(training.folder / BEST)
     return result
 

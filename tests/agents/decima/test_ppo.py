@@ -42,6 +42,8 @@ TINY = DecimaOptions(
     horizon_end_s=40.0,
     discount_s=20.0,
     minibatch=100,
+    warm_start="sjf",
+    warm_start_decisions=20,
     evaluate_every=2,
     evaluation_episodes=2,
 )
@@ -277,7 +279,7 @@ def test_imitation_makes_what_the_expert_did_likelier(
     rng = np.random.default_rng(0)
     for _ in range(5):
         samples = ppo.samples_of(rollouts, 3, 20.0)
-        ppo.update(learner, samples, ppo.imitation_loss, TINY, rng, pool)
+        ppo.update(learner, samples, partial(ppo.imitation_loss, bonus=0.0), TINY, rng, pool)
     assert likelihood() > before + 0.1
 
 
@@ -362,7 +364,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_of_a_run(uninterrupted: Path) -> None:
     assert sorted(os.listdir(uninterrupted)) == [
-        *("best.safetensors", "held_out.csv", "progress.csv", "training.safetensors")
+        *("best.safetensors", "held_out.csv", "learning_curve.png"),
+        *("progress.csv", "training.safetensors"),
     ]
     table = rows(uninterrupted)
     assert [int(row["iteration"]) for row in table] == [0, 1, 2, 3, 4]
@@ -484,7 +487,7 @@ def test_settings_that_do_not_fit(
 
 def test_times_that_are_not_given_scale_with_arrivals() -> None:
     options = DecimaOptions(horizon_end_s=7.0).at_rate(0.5)
-    assert (options.horizon_start_s, options.horizon_end_s, options.discount_s) == (40, 7, 80)
+    assert (options.horizon_start_s, options.horizon_end_s, options.discount_s) == (80, 7, 80)
 
 
 @pytest.mark.parametrize(
