@@ -128,17 +128,20 @@ def learning_curve(
     title
         Of the figure.
     """
+    from matplotlib.ticker import EngFormatter
+
     figure, axes = _figure(title, height=4.0)
     curve = np.asarray(jct_s, dtype=np.float64)
     best = min([curve.min(), *compared_s.values()])
     label = f"{learner}: {curve.min():.2f} s at its best"
     axes.plot(decisions, curve, marker="o", markersize=4, label=label, **_style(0, False))
     for number, (name, value) in enumerate(compared_s.items(), start=1):
-        where = "" if value < 1.1 * best else ", above"
+        where = "" if value < 1.1 * best else ", above the figure"
         label = f"{name}: {value:.2f} s{where}"
         axes.axhline(value, label=label, **_style(number, False))
     axes.set_ylim(0.99 * best, 1.1 * best)
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(EngFormatter())
     axes.set_xlabel("decisions learnt from")
     axes.set_ylabel("mean JCT on held-out episodes, s")
     axes.legend(loc="upper right", frameon=False)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from agents import checkpoint
 from agents.decima import ppo, rollout
-from agents.decima.network import WAIT, DecimaNetwork, log_prob
+from agents.decima.network import WAIT, DecimaNetwork, entropy, log_prob
 from agents.decima.options import DecimaOptions
 from agents.decima.rollout import COLLECTORS, Chunk, Rollout, Task, pack, unpack
 from agents.training import Training, TrainingError
@@ -281,6 +281,24 @@ def test_imitation_makes_what_the_expert_did_likelier(
         samples = ppo.samples_of(rollouts, 3, 20.0)
         ppo.update(learner, samples, partial(ppo.imitation_loss, bonus=0.0), TINY, rng, pool)
     assert likelihood() > before + 0.1
+
+
+def test_imitation_with_a_bonus_for_entropy_stays_less_certain(
+    tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    samples = ppo.samples_of(collected(tmp_path, expert="sjf"), 3, 20.0)
+    sample = ppo.merge(samples)
+
+    def entropy_after(bonus: float) -> float:
+        learner = ppo.begin(training(tmp_path), TINY)
+        rng = np.random.default_rng(0)
+        loss_of = partial(ppo.imitation_loss, bonus=bonus)
+        for _ in range(20):
+            ppo.update(learner, samples, loss_of, TINY, rng, pool)
+        with torch.no_grad():
+            return entropy(sample.graph, learner.network(sample.graph)).mean().item()
+
+    assert entropy_after(1.0) > 1.1 * entropy_after(0.0)
 
 
 def test_nothing_to_choose_is_nothing_to_learn(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
