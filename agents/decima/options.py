@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Self
+
+from agents.options import check_numbers, in_seconds
 
 DEVICES = ("cpu", "cuda")
 _MAY_BE_ZERO = (
@@ -76,8 +77,7 @@ class DecimaOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            self._check(field.name, getattr(self, field.name))
+        check_numbers(self, may_be_zero=_MAY_BE_ZERO, may_be_infinite=("discount_s",))
         if self.device not in DEVICES:
             raise ValueError(f"agent.device: choose from {', '.join(DEVICES)}")
         if self.replicas < 2:
@@ -85,19 +85,4 @@ class DecimaOptions:
 
     def at_rate(self, jobs_per_s: float) -> Self:
         """These options with seconds in place of each None that stands for a number of jobs."""
-        seconds: dict[str, Any] = {
-            name: jobs / jobs_per_s for name, jobs in _JOBS.items() if getattr(self, name) is None
-        }
-        return replace(self, **seconds)
-
-    def _check(self, name: str, value: float | str | None) -> None:
-        if value is None or isinstance(value, str):
-            return
-        if name in _MAY_BE_ZERO:
-            good, wanted = 0 <= value < math.inf, "a number of at least 0"
-        elif isinstance(value, int):
-            good, wanted = value >= 1, "a whole number of at least 1"
-        else:
-            good, wanted = value > 0, "a positive number"
-        if not good or (value == math.inf and name != "discount_s"):
-            raise ValueError(f"agent.{name}: {value!r} is not {wanted}")
+        return replace(self, **in_seconds(self, _JOBS, jobs_per_s))

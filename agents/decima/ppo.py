@@ -18,17 +18,11 @@ replicas of a group: the baseline takes it away, and no code is needed for it.
 
 from __future__ import annotations
 
-import copy
 import itertools
-import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,35 +30,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents import checkpoint
-from agents.base import Observation, make_policy
+from agents.base import make_policy
 from agents.decima.network import (
     WAIT,
     DecimaNetwork,
     Graph,
-    actions,
-    choose,
     entropy,
-    graph_of,
     join,
     log_prob,
 )
 from agents.decima.options import DecimaOptions
-from agents.decima.rollout import COLLECTORS, Act, Collect, Rollout, Task, play
-from agents.logs import open_log, shown
+from agents.decima.rollout import COLLECTORS, Collect, Rollout, Task
+from agents.held_out import HeldOut
+from agents.learning import Course, Learner, last_state, learn
 from agents.training import (
-    HELD_OUT,
     HORIZON,
     MINIBATCHES,
     WEIGHTS,
     Training,
     TrainingError,
-    make_environments,
     random_stream,
 )
 
 FloatArray = NDArray[np.float64]
-COMPARED = ("fcfs", "sjf", "srtf", "llmsched")  # on the held-out episodes
 THREADS = 2  # that learn
 PART = 512  # choices that a thread takes at once: about what a processor's cache holds
 
@@ -250,9 +238,10 @@ def _step(
     parts, so that the number of threads makes no difference.
     """
     parameters = list(learner.network.parameters())
+    device = str(parameters[0].device)
 
     def gradients(part: Sequence[Sample]) -> tuple[Loss, Sequence[Tensor]]:
-        loss = loss_of(learner.network, merge(part).to(learner.device))
+        loss = loss_of(learner.network, merge(part).to(device))
         return loss, torch.autograd.grad(
             loss.total, parameters, allow_unused=True, materialize_grads=True
         )
@@ -283,30 +272,6 @@ def _choices(samples: Sequence[Sample]) -> int:
 
 
 # --- an iteration ---------------------------------------------------------------------------------
-
-
-@dataclass
-class Learner:
-    """What training changes.
-
-    Attributes
-    ----------
-    iteration : the last one that is done, -1 before number 0, which only evaluates.
-    decisions : how many episodes have taken.
-    seconds : of wall-clock time, over all that was interrupted and resumed.
-    best_jct_s : the least mean JCT on the held-out episodes so far.
-    compared_jct_s : of other policies on these episodes.
-    device : that learns.
-    """
-
-    network: DecimaNetwork
-    optimizer: torch.optim.Adam
-    iteration: int = -1
-    decisions: int = 0
-    seconds: float = 0.0
-    best_jct_s: float = math.inf
-    compared_jct_s: dict[str, float] = field(default_factory=dict)
-    device: str = "cpu"
 
 
 def iterate(
@@ -365,130 +330,9 @@ def _weights(network: DecimaNetwork) -> dict[str, NDArray[Any]]:
     return {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
 
 
-# --- held-out evaluation --------------------------------------------------------------------------
-
-
-class HeldOut:
-    """The same whole episodes for everyone, with jobs that nobody learns from."""
-
-    def __init__(self, environment: dict[str, Any], episodes: int) -> None:
-        self._envs = make_environments(environment, episodes)
-        self._seeds = range(HELD_OUT, HELD_OUT + episodes)
-        self.scenario = self._envs.scenario
-
-    def mean_jct_s(self, act: Act) -> float:
-        """The mean JCT, seconds."""
-        reward = play(self._envs, act, self._seeds).reward
-        return -float(reward.sum(0).mean()) / self.scenario.num_jobs
-
-    def mean_jct_of(self, name: str) -> float:
-        """The mean JCT of a policy with its default options, seconds."""
-        policy = make_policy(name)
-        policy.reset(HELD_OUT)
-        return self.mean_jct_s(lambda observation: np.asarray(policy.act(observation)))
-
-
-def greedy(network: DecimaNetwork) -> Act:
-    """Always the likeliest action."""
-
-    def act(observation: Observation) -> NDArray[np.int64]:
-        graph = graph_of(observation)
-        with torch.no_grad():
-            chosen = choose(graph, network(graph))
-        return actions(graph, chosen, observation["action_mask"].shape[1] - 1)
-
-    return act
-
-
-# --- checkpoints ----------------------------------------------------------------------------------
-
-BEST, STATE = "best.safetensors", "training.safetensors"
-KIND = "decima training"  # of the latter
-COUNTERS = ("iteration", "decisions", "seconds", "best_jct_s", "compared_jct_s")
-FREE = (  # settings that may change when training goes on
-    *("resume", "minutes", "checkpoint_minutes", "output_dir"),
-    *("logger", "wandb", "rollout.name", "ray"),
-)
-
-Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
-
-
-def snapshot(learner: Learner) -> Snapshot:
-    """All that going on to the same result takes, as tensors and as what JSON can hold.
-
-    No state of random generators is in it: each iteration has its own.
-    """
-    tensors = {
-        f"network.{name}": tensor.to("cpu", copy=True)
-        for name, tensor in learner.network.state_dict().items()
-    }
-    for number, state in learner.optimizer.state_dict()["state"].items():
-        tensors |= {
-            f"adam.{number}.{name}": tensor.to("cpu", copy=True) for name, tensor in state.items()
-        }
-    return tensors, {name: getattr(learner, name) for name in COUNTERS}
-
-
-def restore(learner: Learner, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
-    """The opposite of :func:`snapshot`."""
-    network: dict[str, Tensor] = {}
-    adam: dict[int, dict[str, Tensor]] = defaultdict(dict)
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        if part == "network":
-            network[rest] = tensor
-        else:
-            number, _, slot = rest.partition(".")
-            adam[int(number)][slot] = tensor
-    learner.network.load_state_dict(network)
-    groups = learner.optimizer.state_dict()["param_groups"]
-    learner.optimizer.load_state_dict({"state": dict(adam), "param_groups": groups})
-    for name in COUNTERS:
-        setattr(learner, name, counters[name])
-
-
-def begin(training: Training, options: DecimaOptions) -> Learner:
-    """A new learner, or the one of the last checkpoint if training is to be resumed.
-
-    Raises
-    ------
-    TrainingError
-        for a checkpoint that is damaged, was made with other settings, or would be overwritten.
-    """
-    seed = int(random_stream(training.seed, WEIGHTS).integers(2**63))
-    network = DecimaNetwork(options.embedding, options.hidden, options.head, seed)
-    network.to(options.device)
-    optimizer = torch.optim.Adam(network.parameters(), options.learning_rate)
-    learner = Learner(network, optimizer, device=options.device)
-    path = training.folder / STATE
-    if not path.exists():
-        return learner
-    if not training.resume:
-        raise TrainingError(
-            f"{path}: there is a training run already; resume=true goes on with it, or choose "
-            "another output_dir"
-        )
-    try:
-        tensors, meta = checkpoint.load(path, KIND)
-    except checkpoint.CheckpointError as error:
-        raise TrainingError(str(error)) from error
-    check_same(path, meta["settings"], training.settings)
-    restore(learner, tensors, meta)
-    return learner
-
-
-def check_same(path: Path, made: Any, given: Any, name: str = "") -> None:
-    """TrainingError if settings differ, but for those that make no difference."""
-    if name in FREE or made == given:
-        return
-    if not (isinstance(made, dict) and isinstance(given, dict)):
-        raise TrainingError(f"{path}: made with {name}={made}, cannot go on with {name}={given}")
-    for key in sorted(made.keys() | given.keys()):
-        check_same(path, made.get(key), given.get(key), f"{name}.{key}".lstrip("."))
-
-
 # --- training -------------------------------------------------------------------------------------
 
+KIND = "decima"  # of the checkpoints
 COLUMNS = (
     *("iteration", "seconds", "decisions", "horizon_s", "limit_s", "mean_jobs", "jct_s"),
     *("learning_rate", *Loss._fields, "gradient", "decisions_per_s", "collect_s", "update_s"),
@@ -499,7 +343,8 @@ def train(training: Training, options: DecimaOptions) -> dict[str, float]:
     """Train until the last iteration or the end of the time.
 
     Writes to ``training.folder`` the weights that did best on the held-out episodes
-    (``best.safetensors``), the state to go on from (``training.safetensors``) and logs.
+    (``best.safetensors``), the state to go on from (``training.safetensors``) and logs. No state of
+    random generators is in it: each iteration has its own.
 
     Returns
     -------
@@ -515,27 +360,15 @@ def train(training: Training, options: DecimaOptions) -> dict[str, float]:
     torch.set_num_threads(1)  # threads do more around whole networks than within layers
     check(training, options)
     learner = begin(training, options)
-    with ExitStack() as stack:
-        collect = stack.enter_context(COLLECTORS[training.rollout](training, options))
-        pool = stack.enter_context(ThreadPoolExecutor(THREADS))
+    with COLLECTORS[training.rollout](training, options) as collect:
         held_out = HeldOut(training.environment, options.evaluation_episodes)
-        options = options.at_rate(held_out.scenario.rate)
-        training.folder.mkdir(parents=True, exist_ok=True)
-        log = stack.enter_context(open_log(training, learner.iteration))
-        show = stack.enter_context(shown(options.iterations, max(0, learner.iteration)))
-
-        def go_on() -> None:
-            row = _next(learner, training, options, held_out, collect, pool)
-            log.row(row)
-            show(row)
-
-        _repeat(go_on, learner, training, options)
-        compared = {name: learner.compared_jct_s[name] for name in COMPARED}
-        result = {"decima": learner.best_jct_s} | compared
-        log.table("held_out", [{"policy": k, "mean_jct_s": v} for k, v in result.items()])
-        log.curve("decima", compared)
-        log.checkpoint(training.folder / BEST)
-    return result
+        timed = options.at_rate(held_out.scenario.rate)
+        course = Course(
+            KIND, training, held_out, options.iterations, options.evaluate_every, COLUMNS
+        )
+        with ThreadPoolExecutor(THREADS) as pool:
+            go_on = partial(iterate, learner, collect, training.seed, timed, pool)
+            return learn(learner, go_on, course)
 
 
 def check(training: Training, options: DecimaOptions) -> None:
@@ -556,64 +389,19 @@ def check(training: Training, options: DecimaOptions) -> None:
             raise TrainingError(f"agent.warm_start: {error}") from error
 
 
-def _repeat(
-    go_on: Callable[[], None], learner: Learner, training: Training, options: DecimaOptions
-) -> None:
-    """Go on until the end, with checkpoints every few minutes and, however it ends, at the end."""
-    path = training.folder / STATE
-    about = {"kind": KIND, "settings": training.settings}
-    saved = time.monotonic()
-    end = math.inf if training.minutes is None else saved + 60 * training.minutes
-    state: Snapshot | None = None
-    try:
-        while learner.iteration < options.iterations and (
-            learner.iteration < 0 or time.monotonic() < end
-        ):
-            go_on()
-            state = snapshot(learner)
-            if time.monotonic() - saved > 60 * training.checkpoint_minutes:
-                checkpoint.save(path, state[0], about | state[1])
-                saved = time.monotonic()
-    finally:  # an interrupt leaves a learner in the middle of an iteration: it does not count
-        if state is not None:
-            checkpoint.save(path, state[0], about | state[1])
+def begin(training: Training, options: DecimaOptions) -> Learner:
+    """A new learner, or the one of the last checkpoint if training is to be resumed.
 
-
-def _next(
-    learner: Learner,
-    training: Training,
-    options: DecimaOptions,
-    held_out: HeldOut,
-    collect: Collect,
-    pool: ThreadPoolExecutor,
-) -> dict[str, Any]:
-    """Do an iteration; the first, number 0, only evaluates what there is."""
-    begin = time.monotonic()
-    happened: dict[str, float] = {}
-    if learner.iteration >= 0:
-        happened = iterate(learner, collect, training.seed, options, pool)
-    else:
-        learner.compared_jct_s = {name: held_out.mean_jct_of(name) for name in COMPARED}
-        learner.iteration = 0
-    if learner.iteration % options.evaluate_every == 0 or learner.iteration == options.iterations:
-        happened["jct_s"] = _evaluate(learner, training, held_out)
-    learner.seconds += time.monotonic() - begin
-    counted = {"iteration": learner.iteration, "seconds": learner.seconds}
-    return dict.fromkeys(COLUMNS) | {"decisions": learner.decisions} | happened | counted
-
-
-def _evaluate(learner: Learner, training: Training, held_out: HeldOut) -> float:
-    """The mean JCT on the held-out episodes, seconds; keeps the best weights."""
-    network = copy.deepcopy(learner.network).to("cpu")
-    jct_s = held_out.mean_jct_s(greedy(network))
-    if jct_s < learner.best_jct_s:
-        learner.best_jct_s = jct_s
-        about = {
-            "kind": "decima",
-            "network": network.options,
-            "settings": training.settings,
-            "iteration": learner.iteration,
-            "held_out_jct_s": jct_s,
-        }
-        checkpoint.save(training.folder / BEST, network.state_dict(), about)
-    return jct_s
+    Raises
+    ------
+    TrainingError
+        for a checkpoint that is damaged, was made with other settings, or would be overwritten.
+    """
+    seed = int(random_stream(training.seed, WEIGHTS).integers(2**63))
+    network = DecimaNetwork(options.embedding, options.hidden, options.head, seed)
+    network.to(options.device)
+    optimizer = torch.optim.Adam(network.parameters(), options.learning_rate)
+    learner = Learner(network, network, optimizer)
+    if (state := last_state(training, KIND)) is not None:
+        learner.restore(*state)
+    return learner

@@ -62,8 +62,8 @@ def rows(graph: Graph, decision: Decision, room: int) -> Array:
     """Probabilities of all actions: [B, room + 1]."""
     padded = np.zeros((len(graph.cluster), room + 1))
     cluster = graph.job_cluster[graph.stage_job]
-    padded[cluster, graph.row] = decision.stage.detach().exp()
-    padded[:, room] = decision.wait.detach().exp()
+    padded[cluster, graph.row] = decision.stage.detach().double().exp()
+    padded[:, room] = decision.wait.detach().double().exp()
     return padded
 
 

@@ -22,6 +22,7 @@ from agents.decima import ppo, rollout
 from agents.decima.network import WAIT, DecimaNetwork, entropy, log_prob
 from agents.decima.options import DecimaOptions
 from agents.decima.rollout import COLLECTORS, Chunk, Rollout, Task, pack, unpack
+from agents.learning import BEST, STATE
 from agents.training import Training, TrainingError
 from llmsched_gym.cluster.latency import load_cluster
 from llmsched_gym.workload.mixes import make_workload
@@ -361,8 +362,8 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def learnt(folder: Path) -> dict[str, Any]:
     """All that has to be the same in runs that are: nothing that a clock tells."""
     clocks = ("seconds", "decisions_per_s", "collect_s", "update_s")
-    state, meta = checkpoint.load(folder / ppo.STATE, ppo.KIND)
-    best, about = checkpoint.load(folder / ppo.BEST)
+    state, meta = checkpoint.load(folder / STATE, "decima training")
+    best, about = checkpoint.load(folder / BEST)
     return {
         "state": {name: tensor.tolist() for name, tensor in state.items()},
         "counters": {k: v for k, v in meta.items() if k not in ("seconds", "checksum")},
@@ -480,11 +481,11 @@ def test_other_settings_cannot_go_on(uninterrupted: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "foreign"])
 def test_a_damaged_checkpoint_is_told(uninterrupted: Path, tmp_path: Path, damage: str) -> None:
-    content = (uninterrupted / (ppo.STATE if damage == "cut" else ppo.BEST)).read_bytes()
-    (tmp_path / ppo.STATE).write_bytes(content[:-100] if damage == "cut" else content)
-    with pytest.raises(TrainingError, match=ppo.STATE):
+    content = (uninterrupted / (STATE if damage == "cut" else BEST)).read_bytes()
+    (tmp_path / STATE).write_bytes(content[:-100] if damage == "cut" else content)
+    with pytest.raises(TrainingError, match=STATE):
         ppo.train(training(tmp_path, resume=True), TINY)
-    assert os.listdir(tmp_path) == [ppo.STATE]
+    assert os.listdir(tmp_path) == [STATE]
 
 
 @pytest.mark.parametrize(

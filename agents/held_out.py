@@ -1,0 +1,48 @@
+"""Held-out evaluation: whole episodes that are the same for everyone, and nobody learns from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.base import Observation, make_policy
+from agents.decima.network import DecimaNetwork, actions, choose, graph_of
+from agents.decima.rollout import Act, play
+from agents.training import HELD_OUT, make_environments
+
+COMPARED = ("fcfs", "sjf", "srtf", "llmsched")  # on the held-out episodes
+
+
+class HeldOut:
+    """The same whole episodes for everyone, with jobs that nobody learns from."""
+
+    def __init__(self, environment: dict[str, Any], episodes: int) -> None:
+        self._envs = make_environments(environment, episodes)
+        self._seeds = range(HELD_OUT, HELD_OUT + episodes)
+        self.scenario = self._envs.scenario
+
+    def mean_jct_s(self, act: Act) -> float:
+        """The mean JCT, seconds."""
+        reward = play(self._envs, act, self._seeds).reward
+        return -float(reward.sum(0).mean()) / self.scenario.num_jobs
+
+    def mean_jct_of(self, name: str) -> float:
+        """The mean JCT of a policy with its default options, seconds."""
+        policy = make_policy(name)
+        policy.reset(HELD_OUT)
+        return self.mean_jct_s(lambda observation: np.asarray(policy.act(observation)))
+
+
+def greedy(network: DecimaNetwork) -> Act:
+    """Always the likeliest action."""
+
+    def act(observation: Observation) -> NDArray[np.int64]:
+        graph = graph_of(observation)
+        with torch.no_grad():
+            chosen = choose(graph, network(graph))
+        return actions(graph, chosen, observation["action_mask"].shape[1] - 1)
+
+    return act
