@@ -52,7 +52,24 @@ def _decima(**options: Any) -> Learn:
     return learn
 
 
-AGENTS: dict[str, Callable[..., Learn]] = {"decima": _decima}
+def _ppo(**options: Any) -> Learn:
+    from agents.ppo.options import PPOOptions
+
+    made = PPOOptions(**options)
+
+    def learn(training: Training) -> dict[str, float]:
+        try:
+            from agents.ppo.training import train
+        except ImportError as error:
+            raise TrainingError(
+                f"agent=ppo: it needs {error.name}: pip install 'llmsched-gym[train]'"
+            ) from error
+        return train(training, made)
+
+    return learn
+
+
+AGENTS: dict[str, Callable[..., Learn]] = {"decima": _decima, "ppo": _ppo}
 
 
 # --- from settings to a training run --------------------------------------------------------------

@@ -16,6 +16,7 @@ from omegaconf import MISSING
 
 from agents.base import POLICIES, policy_options
 from agents.decima.options import DecimaOptions
+from agents.ppo.options import PPOOptions
 from agents.training import ROLLOUTS
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.latency import CLUSTERS
@@ -111,7 +112,10 @@ def training_groups() -> dict[str, dict[str, Any]]:
     """The choices of each group of train.py, with their options."""
     shared = groups()
     return {
-        "agent": {"decima": _with_name(DecimaOptions)(name="decima")},
+        "agent": {
+            "decima": _with_name(DecimaOptions)(name="decima"),
+            "ppo": _with_name(PPOOptions)(name="ppo"),
+        },
         **{name: shared[name] for name in ("workload", "cluster", "belief")},
         "rollout": {name: RolloutOptions(name=name) for name in ROLLOUTS},
     }
