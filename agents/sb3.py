@@ -3,7 +3,7 @@
     clusters = LLMSchedVectorEnv(64, autoreset_mode="Disabled", max_stages=256)
     venv = RewardScaling(SB3VecEnv(clusters), discount_s=100.0)
     model = MaskablePPO(
-        GraphPolicy, venv, n_steps=128, batch_size=1024, device="cpu",
+        GraphPolicy, venv, n_steps=128, batch_size=1024, gamma=1.0, gae_lambda=1.0, device="cpu",
         rollout_buffer_class=GraphRolloutBuffer,
         rollout_buffer_kwargs={"venv": venv, "discount_s": 100.0, "trace_s": 30.0},
     )
@@ -436,7 +436,6 @@ class GraphRolloutBuffer(MaskableDictRolloutBuffer):
     ) -> None:
         self._venv: Any = venv
         self._discount_s, self._trace_s = discount_s, trace_s
-        self._rng = np.random.default_rng(int(torch.randint(2**31, ())))
         super().__init__(*args, **options)
 
     def reset(self) -> None:
@@ -489,13 +488,13 @@ class GraphRolloutBuffer(MaskableDictRolloutBuffer):
     ) -> Iterator[MaskableDictRolloutBufferSamples]:
         """Minibatches of all steps, in random order; observations are a :class:`Graph`."""
         steps = self.buffer_size if batch_size is None else max(1, batch_size // self.n_envs)
-        order = self._rng.permutation(self.buffer_size)
+        order = torch.randperm(self.buffer_size).numpy()
         for first in range(0, self.buffer_size, steps):
             chosen = order[first : first + steps]
             tables = (self.actions, self.values, self.log_probs, self.advantages, self.returns)
             flat = (torch.from_numpy(table[chosen].reshape(-1)) for table in tables)
             graph: Any = join([self.graphs[step] for step in chosen])
             masks: Any = None
-            yield MaskableDictRolloutBufferSamples(
+            yield MaskableDictRolloutBufferSamples(  # type: ignore[call-arg]
                 graph, *(one.to(self.device) for one in flat), masks
             )

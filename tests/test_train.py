@@ -22,11 +22,18 @@ from configs import training_groups
 ROOT = Path(train.__file__).parent
 GENERATED = ("workload=task_automation", "workload.jobs_per_application=40")
 JOBS = ("workload.load=2", "cluster.engines=1", "cluster.max_batch=4", "num_jobs=8")
-TINY = (
-    *(*JOBS, "agent.iterations=4", "agent.groups=2", "agent.replicas=3", "agent.evaluate_every=2"),
-    *("agent.horizon_start_s=10", "agent.horizon_end_s=40", "agent.evaluation_episodes=2"),
-    *("agent.epochs=2", "agent.warm_start_decisions=20"),
+SHORT = (
+    *(*JOBS, "agent.iterations=4", "agent.epochs=2"),
+    *("agent.evaluate_every=2", "agent.evaluation_episodes=2"),
 )
+TINY = {
+    "decima": (
+        *("agent.groups=2", "agent.replicas=4", "agent.warm_start_decisions=20"),
+        *("agent.iterations=3", "agent.tuning_iterations=1"),
+        *("agent.horizon_start_s=10", "agent.horizon_end_s=40"),
+    ),
+    "ppo": ("agent.environments=3", "agent.steps=20", "agent.minibatch=30"),
+}
 FILES = [
     *("best.safetensors", "held_out.csv", "learning_curve.png"),
     *("progress.csv", "training.safetensors"),
@@ -35,13 +42,20 @@ FILES = [
 Command = Callable[..., tuple[int, str, str]]
 
 
+def tiny(*arguments: str) -> tuple[str, ...]:
+    """What makes a training run short, for the agent that the arguments name."""
+    return (*GENERATED, *SHORT, *TINY["ppo" if "agent=ppo" in arguments else "decima"])
+
+
 @pytest.fixture
 def command(run_main: Command) -> Command:
     """Runs the command in an empty folder: exit code, stdout, stderr."""
 
     def run(*arguments: str, main: Callable[[list[str]], None] = train.main) -> Any:
-        generated = () if "workload=traces" in arguments else GENERATED
-        return run_main(main, *generated, *(TINY if main is train.main else ()), *arguments)
+        given = tiny(*arguments) if main is train.main else GENERATED
+        if "workload=traces" in arguments:
+            given = tuple(one for one in given if one not in GENERATED)
+        return run_main(main, *given, *arguments)
 
     return run
 
@@ -59,8 +73,9 @@ def evaluations(folder: Path) -> list[tuple[str, str]]:
 # --- what it writes and prints --------------------------------------------------------------------
 
 
-def test_train_then_evaluate(command: Command) -> None:
-    code, out, err = command("logger=csv", "output_dir=out", "belief=bayes")
+@pytest.mark.parametrize("agent", TINY)
+def test_train_then_evaluate(command: Command, agent: str) -> None:
+    code, out, err = command(f"agent={agent}", "logger=csv", "output_dir=out", "belief=bayes")
     assert code == 0
     assert sorted(os.listdir("out")) == FILES
     assert os.listdir() == ["out"]
@@ -70,21 +85,21 @@ def test_train_then_evaluate(command: Command) -> None:
         assert row["policy"] in out
     shown = [line for line in err.splitlines() if line.startswith("iteration ")]
     assert len(shown) == 3
-    meta = load(Path("out/best.safetensors"))[1]
+    meta = load(Path("out/best.safetensors"), agent)[1]
     assert meta["settings"]["belief"]["name"] == "bayes"
-    assert meta["settings"]["agent"]["iterations"] == 4
+    assert meta["settings"]["agent"]["epochs"] == 2
 
     checkpoint = "policy.checkpoint=out/best.safetensors"
-    settings = (*JOBS, "policy=decima", checkpoint, "episodes=2", "processes=1", "output_dir=eval")
-    code, out, err = command(*settings, main=evaluate.main)
+    settings = (*JOBS, f"policy={agent}", checkpoint, "episodes=2", "processes=1")
+    code, out, err = command(*settings, "output_dir=eval", main=evaluate.main)
     assert (code, err) == (0, "")
-    assert "decima" in json.loads(Path("eval/summary.json").read_text())["policies"]
+    assert agent in json.loads(Path("eval/summary.json").read_text())["policies"]
 
 
 def test_tensorboard_by_default(command: Command) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert command("agent.iterations=2", "output_dir=out")[0] == 0
+    assert command("agent.iterations=2", "agent.tuning_iterations=0", "output_dir=out")[0] == 0
     assert sorted(os.listdir("out")) == sorted([*FILES, "tensorboard"])
     events = EventAccumulator("out/tensorboard").Reload()
     table = rows(Path("out/progress.csv"))
@@ -130,7 +145,7 @@ def one_line(code: int, out: str, err: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("agent=best", "agent: unknown 'best', choose from decima"),
+        ("agent=best", "agent: unknown 'best', choose from decima, ppo"),
         ("workload=best", "workload: unknown 'best', choose from chain_like, "),
         ("rollout=best", "rollout: unknown 'best', choose from ray, threads"),
         ("logger=best", "logger: choose from csv, tensorboard, wandb"),
@@ -147,6 +162,11 @@ def one_line(code: int, out: str, err: str) -> str:
         ("rollout.num_workers=0", "num_workers: 0 is not a whole number of at least 1"),
         ("rollout=ray ray.address=127.0.0.1:1", "ray.address: no Ray at '127.0.0.1:1'"),
         ("belief=none", "belief: Decima reads demands, so it needs prior, bayes or oracle"),
+        ("agent=ppo rollout=ray", "rollout: stable-baselines3 collects in this process, so ray is"),
+        ("agent=ppo belief=none", "belief: the network reads demands, so it needs prior, bayes or"),
+        ("agent=ppo agent.steps=0", "agent.steps: 0 is not a whole number of at least 1"),
+        ("agent=ppo agent.trace_s=-1", "agent.trace_s: -1.0 is not a positive number"),
+        ("agent=ppo agent.groups=2", "unknown option 'agent.groups'; valid here: name, iterations"),
         ("workload.load=0", "load: 0.0 is not a positive number"),
         ("cluster.engines=0", "engines: 0 is not a whole number of at least 1"),
         ("workload=traces workload.path=absent", "absent: no such file or folder"),
@@ -203,7 +223,7 @@ def test_a_run_that_is_there_is_neither_overwritten_nor_mixed(command: Command) 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *GENERATED, *TINY, "logger=csv", *arguments],
+        [sys.executable, str(ROOT / "train.py"), *tiny(*arguments), "logger=csv", *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -214,11 +234,16 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 LONG = ("agent.iterations=40", "output_dir=out", "checkpoint_minutes=1e-6")
 
 
+@pytest.fixture(scope="module", params=TINY)
+def agent(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(agent: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody ends."""
     folder = tmp_path_factory.mktemp("whole")
-    running = start(folder, *LONG)
+    running = start(folder, f"agent={agent}", *LONG)
     assert running.wait(timeout=300) == 0
     return folder / "out"
 
@@ -227,9 +252,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_ended_goes_on_to_the_same_evaluations(
-    whole: Path, tmp_path: Path, number: signal.Signals
+    agent: str, whole: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    running = start(tmp_path, *LONG)
+    running = start(tmp_path, f"agent={agent}", *LONG)
     while running.poll() is None and not (tmp_path / "out/training.safetensors").exists():
         time.sleep(0.01)
     time.sleep(np.random.default_rng().uniform(0, 1))  # anywhere
@@ -239,11 +264,11 @@ def test_a_run_that_is_ended_goes_on_to_the_same_evaluations(
         assert (running.returncode, out) == (130, "")
         line = "train.py: interrupted, the same command with resume=true goes on"
         assert err.splitlines()[-1] == line
-    again = start(tmp_path, *LONG, "resume=true")
+    again = start(tmp_path, f"agent={agent}", *LONG, "resume=true")
     assert again.wait(timeout=300) == 0
     assert evaluations(tmp_path / "out") == evaluations(whole)
     for name in ("training.safetensors", "best.safetensors"):
-        kind = "decima" if name.startswith("best") else "decima training"
+        kind = agent if name.startswith("best") else f"{agent} training"
         tensors, _ = load(tmp_path / "out" / name, kind)
         wanted, _ = load(whole / name, kind)
         assert tensors.keys() == wanted.keys()

@@ -77,12 +77,10 @@ class Decision(NamedTuple):
     ----------
     stage : float32 [n], the log-probability of running a task of each stage, -inf if not legal.
     wait : float32 [B], the log-probability of waiting, -inf if not legal.
-    value : float32 [B], the output of the value head, in whatever unit it is trained for.
     """
 
     stage: Tensor
     wait: Tensor
-    value: Tensor
 
 
 # --- from observations to graphs ------------------------------------------------------------------
@@ -248,7 +246,7 @@ class DecimaNetwork(nn.Module):
         self.options = {"embedding": embedding, "hidden": hidden, "head": head}
         stage, job, cluster = len(STAGE_FEATURES), len(JOB_FEATURES), len(CLUSTER_FEATURES)
         demands = len(_DEMANDS)
-        self.parts = (head, 2 * (stage + job), 1, 1)
+        self.parts = (head, 2 * (stage + job), 1)
         self.stage_in = _Linear(stage, hidden)
         self.stage_out = _Linear(hidden, embedding)
         self.message = _Linear(embedding, hidden)  # f
@@ -275,13 +273,19 @@ class DecimaNetwork(nn.Module):
                 layer.bias.zero_()
             for layer in (self.update_out, self.score):
                 layer.weight.mul_(0.3)
-            _, linear, wait, _ = self.heads.weight.split_with_sizes(self.parts)
+            _, linear, wait = self.heads.weight.split_with_sizes(self.parts)
             linear.mul_(0.01)
             wait.mul_(0.1)
-            self.heads.bias[-2] = -2.0  # of waiting, which seldom pays
+            self.heads.bias[-1] = -2.0  # of waiting, which seldom pays
 
-    def forward(self, graph: Graph) -> Decision:
-        """The log-probabilities of all actions of all observations."""
+    def forward(self, graph: Graph, preference: Tensor | None = None) -> Decision:
+        """The log-probabilities of all actions of all observations.
+
+        Parameters
+        ----------
+        preference : float32 [B, 2 f], added to the weights of the linear part: first those of LLM
+            stages for the f features of a stage and its job, then those of regular stages.
+        """
         legal = _legal(graph)
         stages = graph.stages.log1p() * self.stage_scale
         jobs = graph.jobs.log1p() * self.job_scale
@@ -293,7 +297,9 @@ class DecimaNetwork(nn.Module):
         e = self.embed(graph, self.stage_out(_act(self.stage_in(stages))))
         y = torch.cat((self.summarise_jobs(graph, e, jobs), jobs), dim=1)
         z = self.summarise_clusters(graph, y, torch.cat((cluster, least), dim=1))
-        of_cluster, weights, wait, value = self.heads(z).split_with_sizes(self.parts, dim=1)
+        of_cluster, weights, wait = self.heads(z).split_with_sizes(self.parts, dim=1)
+        if preference is not None:
+            weights = weights + preference
 
         of_job = self.score_job(torch.cat((y, longer), dim=1))
         of_job = of_job + of_cluster.index_select(0, graph.job_cluster)
@@ -303,7 +309,11 @@ class DecimaNetwork(nn.Module):
         features = torch.cat((stages, jobs.index_select(0, legal.job)), dim=1)
         scores = scores + _linear_part(legal, features, weights)
         wait = wait.squeeze(1).masked_fill(~graph.can_wait, -torch.inf)
-        return Decision(*_log_softmax(graph, legal, scores, wait), value.squeeze(1))
+        return Decision(*_log_softmax(graph, legal, scores, wait))
+
+    def preference(self) -> Tensor:
+        """A view of the weights of the linear part, as far as no cluster changes them: [2 f]."""
+        return self.heads.bias.detach().split_with_sizes(self.parts)[1]
 
     def embed(self, graph: Graph, x: Tensor) -> Tensor:
         """The embedding e of each stage, from x: both [n, embedding].

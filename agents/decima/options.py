@@ -10,7 +10,7 @@ from agents.options import check_numbers, in_seconds
 DEVICES = ("cpu", "cuda")
 _MAY_BE_ZERO = (
     *("learning_rate_end", "entropy", "entropy_end"),
-    *("warm_start_decisions", "warm_start_entropy"),
+    *("warm_start_decisions", "warm_start_entropy", "tuning_iterations"),
 )
 _JOBS = {"horizon_start_s": 40.0, "horizon_end_s": 80.0, "discount_s": 40.0}  # that arrive in it
 
@@ -21,7 +21,8 @@ class DecimaOptions:
 
     Attributes
     ----------
-    iterations : of collecting episodes and learning from them; schedules end with the last.
+    iterations : of collecting episodes and learning from them by imitation and PPO; schedules end
+        with the last.
     groups, replicas : episodes of an iteration: the replicas of a group have the same jobs and
         arrivals, and are each other's baseline.
     horizon_start_s, horizon_end_s : mean of the random time after which the episodes of an
@@ -39,6 +40,10 @@ class DecimaOptions:
     warm_start : name of a policy to imitate first, or None.
     warm_start_decisions : for how many decisions.
     warm_start_entropy : weight of the entropy, per nat, while imitating.
+    tuning_iterations : that follow, which explore with preferences instead of actions
+        (:mod:`agents.decima.tuning`).
+    tuning_noise : the deviation of what is added to preferences.
+    tuning_rate : the first step along what was found; steps fall to a tenth of it.
     evaluate_every : iterations between held-out evaluations.
     evaluation_episodes : episodes of each.
     embedding, hidden, head : sizes of the network (:class:`agents.decima.network.DecimaNetwork`).
@@ -51,7 +56,7 @@ class DecimaOptions:
         for a number out of its range, or another device.
     """
 
-    iterations: int = 40
+    iterations: int = 8
     groups: int = 4
     replicas: int = 16
     horizon_start_s: float | None = None
@@ -69,8 +74,11 @@ class DecimaOptions:
     warm_start: str | None = "srtf"
     warm_start_decisions: int = 150_000
     warm_start_entropy: float = 0.3
+    tuning_iterations: int = 30
+    tuning_noise: float = 0.4
+    tuning_rate: float = 1.0
     evaluate_every: int = 5
-    evaluation_episodes: int = 32
+    evaluation_episodes: int = 64
     embedding: int = 8
     hidden: int = 16
     head: int = 32
@@ -82,6 +90,10 @@ class DecimaOptions:
             raise ValueError(f"agent.device: choose from {', '.join(DEVICES)}")
         if self.replicas < 2:
             raise ValueError("agent.replicas: 1, but it takes 2 to be each other's baseline")
+        if self.tuning_iterations and self.replicas % 2:
+            raise ValueError(
+                f"agent.replicas: {self.replicas} is odd, but tuning goes two opposite ways"
+            )
 
     def at_rate(self, jobs_per_s: float) -> Self:
         """These options with seconds in place of each None that stands for a number of jobs."""

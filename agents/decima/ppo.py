@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +40,8 @@ from agents.decima.network import (
     log_prob,
 )
 from agents.decima.options import DecimaOptions
-from agents.decima.rollout import COLLECTORS, Collect, Rollout, Task
+from agents.decima.rollout import COLLECTORS, Collect, Rollout, Task, weights_of
+from agents.decima.tuning import tune
 from agents.held_out import HeldOut
 from agents.learning import Course, Learner, last_state, learn
 from agents.training import (
@@ -288,7 +289,7 @@ def iterate(
     horizon_s = _between(options.horizon_start_s, options.horizon_end_s, done)
     limit_s = random_stream(seed, HORIZON, number).exponential(horizon_s)
     begin = time.perf_counter()
-    rollouts = collect(Task(number, limit_s, _weights(learner.network), imitated))
+    rollouts = collect(Task(number, limit_s, weights_of(learner.network), imitated))
     collected = time.perf_counter()
 
     rate = _between(options.learning_rate, options.learning_rate_end, done)
@@ -326,10 +327,6 @@ def _between(start: float | None, end: float | None, done: float) -> float:
     return start + (end - start) * done
 
 
-def _weights(network: DecimaNetwork) -> dict[str, NDArray[Any]]:
-    return {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
-
-
 # --- training -------------------------------------------------------------------------------------
 
 KIND = "decima"  # of the checkpoints
@@ -363,11 +360,15 @@ def train(training: Training, options: DecimaOptions) -> dict[str, float]:
     with COLLECTORS[training.rollout](training, options) as collect:
         held_out = HeldOut(training.environment, options.evaluation_episodes)
         timed = options.at_rate(held_out.scenario.rate)
-        course = Course(
-            KIND, training, held_out, options.iterations, options.evaluate_every, COLUMNS
-        )
+        total = options.iterations + options.tuning_iterations
+        course = Course(KIND, training, held_out, total, options.evaluate_every, COLUMNS)
         with ThreadPoolExecutor(THREADS) as pool:
-            go_on = partial(iterate, learner, collect, training.seed, timed, pool)
+
+            def go_on() -> dict[str, float]:
+                if learner.iteration < options.iterations:
+                    return iterate(learner, collect, training.seed, timed, pool)
+                return tune(learner, collect, training.seed, timed)
+
             return learn(learner, go_on, course)
 
 

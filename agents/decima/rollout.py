@@ -29,6 +29,7 @@ from agents.decima.options import DecimaOptions
 from agents.training import (
     ACTIONS,
     JOBS,
+    NOISE,
     Training,
     TrainingError,
     make_environments,
@@ -81,12 +82,26 @@ class Rollout(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What to collect: until when (seconds), with which weights, in whose place (a policy)."""
+    """What to collect.
+
+    Attributes
+    ----------
+    limit_s : until when, seconds, or None: whole episodes.
+    weights : of the network.
+    expert : the policy to watch instead of it, or None.
+    noise : the deviation of what is added to its preferences, 0 to draw actions instead.
+    """
 
     iteration: int
-    limit_s: float
+    limit_s: float | None
     weights: Mapping[str, NDArray[Any]]
-    expert: str | None
+    expert: str | None = None
+    noise: float = 0.0
+
+
+def weights_of(network: DecimaNetwork) -> dict[str, NDArray[Any]]:
+    """The weights of a network, for a :class:`Task`."""
+    return {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
 
 
 class Stopped(Exception):
@@ -190,6 +205,38 @@ def _numbers(graph: Graph, acted: NDArray[Any], wait: int) -> NDArray[np.int64]:
     return np.where(acted == wait, WAIT, first + acted)
 
 
+def opinionated(network: DecimaNetwork, preference: NDArray[np.float64]) -> Act:
+    """Always the likeliest action, to a network with other preferences [N, 2 f] in each environment
+    (:meth:`agents.decima.network.DecimaNetwork.forward`).
+    """
+    preferences = torch.from_numpy(preference).float()
+
+    def act(observation: Observation) -> NDArray[np.int64]:
+        mask = observation["action_mask"]
+        acted = mask.argmax(axis=-1)
+        (choosing,) = (mask.sum(axis=-1, dtype=np.int64) > 1).nonzero()
+        if len(choosing):
+            graph = graph_of(_members(observation, choosing))
+            with torch.no_grad():
+                chosen = choose(graph, network(graph, preferences[choosing]))
+            acted[choosing] = actions(graph, chosen, mask.shape[1] - 1)
+        return acted
+
+    return act
+
+
+def noise_of(
+    seed: int, iteration: int, groups: Sequence[int], replicas: int, size: int
+) -> NDArray[np.float64]:
+    """Standard normal noise [groups * replicas, size], opposite in each two replicas."""
+    drawn = [
+        random_stream(seed, NOISE, iteration, group, pair).normal(size=size)
+        for group in groups
+        for pair in range(replicas // 2)
+    ]
+    return np.stack((drawn, np.negative(drawn)), axis=1).reshape(-1, size)
+
+
 # --- chunks ---------------------------------------------------------------------------------------
 
 
@@ -209,16 +256,24 @@ class Chunk:
         seeds = [
             int(random_stream(self._seed, JOBS, task.iteration, group).integers(2**63))
             for group in self._groups
+            for _ in range(self._replicas)
         ]
+        if task.noise:
+            size = len(self._network.preference())
+            drawn = noise_of(self._seed, task.iteration, self._groups, self._replicas, size)
+            return Rollout(
+                self._play(opinionated(self._network, task.noise * drawn), seeds, task), []
+            )
         generators = [
             random_stream(self._seed, ACTIONS, task.iteration, group, replica)
             for group in self._groups
             for replica in range(self._replicas)
         ]
         recorder = Recorder(self._network, generators, self._expert(task))
-        repeated = np.repeat(seeds, self._replicas).tolist()
-        trajectory = play(self._envs, recorder, repeated, task.limit_s, lambda: self._stopped)
-        return Rollout(trajectory, recorder.choices)
+        return Rollout(self._play(recorder, seeds, task), recorder.choices)
+
+    def _play(self, act: Act, seeds: Sequence[int], task: Task) -> Trajectory:
+        return play(self._envs, act, seeds, task.limit_s, lambda: self._stopped)
 
     def _expert(self, task: Task) -> Act | None:
         if task.expert is None:

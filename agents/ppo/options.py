@@ -43,7 +43,7 @@ class PPOOptions:
         for a number out of its range.
     """
 
-    iterations: int = 60
+    iterations: int = 25
     environments: int = 64
     steps: int = 128
     discount_s: float | None = None

@@ -132,10 +132,13 @@ class PPOLearner(Learner):
         tensors, counters = super().snapshot()
         clusters = {name: torch.from_numpy(array) for name, array in self.venv.state().items()}
         seen = self.scaling.ret_rms
-        scale = [torch.as_tensor(number).double() for number in (seen.mean, seen.var, seen.count)]
+        scale = [float(number) for number in (seen.mean, seen.var, seen.count)]
         returns = torch.from_numpy(self.scaling.returns.copy())
         extra = {f"clusters.{name}": tensor for name, tensor in clusters.items()}
-        extra |= {"rewards.scale": torch.stack(scale), "rewards.returns": returns}
+        extra |= {
+            "rewards.scale": torch.tensor(scale, dtype=torch.float64),
+            "rewards.returns": returns,
+        }
         return tensors | extra, counters
 
     def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
@@ -200,7 +203,7 @@ def iterate(learner: PPOLearner, seed: int, options: PPOOptions) -> Row:
     _seed_torch(seed, ACTIONS, number)
     watch, begin = _Watch(), time.perf_counter()
     decisions = options.steps * options.environments
-    model.learn(decisions, watch, log_interval=None, reset_num_timesteps=False)
+    model.learn(decisions, watch, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
     end = time.perf_counter()
     learner.iteration += 1
     learner.decisions += decisions

@@ -141,3 +141,33 @@ def random_graph(rng: np.random.Generator, max_stages: int = 20) -> Observation:
     most = max_stages * (max_stages - 1) // 2  # the same in every observation, to be stacked
     table = np.zeros((most, 2), np.int32)
     return connected({**seen, "edges": table}, edges)
+
+
+def graph_with_more(rng: np.random.Generator, max_stages: int = 20) -> Observation:
+    """A random observation with numbers in all columns; sometimes nothing can be run."""
+    seen = random_graph(rng, max_stages)
+    for table, mask in (("stages", "stage_mask"), ("jobs", "job_mask")):
+        used, columns = int(seen[mask].sum()), seen[table].shape[1]
+        noise = rng.gamma(0.5, 50, (used, columns)) * (rng.random((used, columns)) < 0.5)
+        seen[table][:used] += np.where(seen[table][:used] == 0, noise, 0).astype(np.float32)
+    kinds = [STAGE[name] for name in ("is_llm", "is_regular", "is_dynamic", "ready")]
+    seen["stages"][:, kinds] = seen["stages"][:, kinds] == 1
+    seen["cluster"][:] = rng.gamma(1, 5, len(CLUSTER))
+    seen["action_mask"][:-1] *= rng.random() < 0.8
+    seen["action_mask"][-1] = not seen["action_mask"][:-1].any() or rng.random() < 0.7
+    return seen
+
+
+def with_room(seen: Observation, max_stages: int, max_jobs: int, max_edges: int) -> Observation:
+    """The same observation in larger tables."""
+    sizes = {"stages": max_stages, "stage_job": max_stages, "stage_mask": max_stages}
+    sizes |= {"edges": max_edges, "edge_mask": max_edges, "jobs": max_jobs, "job_mask": max_jobs}
+    larger = {}
+    for name, table in seen.items():
+        shape = (sizes.get(name, len(table)), *table.shape[1:])
+        larger[name] = np.zeros(shape, table.dtype)
+        larger[name][: len(table)] = table
+    mask = np.zeros(max_stages + 1, np.int8)
+    mask[: len(seen["action_mask"]) - 1] = seen["action_mask"][:-1]
+    mask[-1] = seen["action_mask"][-1]
+    return {**larger, "action_mask": mask}

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy import noisy
 from numpy.typing import NDArray
-from observations import Observation, connected, observation, random_graph, stacked
+from observations import (
+    Observation,
+    connected,
+    graph_with_more,
+    observation,
+    random_graph,
+    stacked,
+    with_room,
+)
 from torch import Tensor, nn
 
 from agents import make_policy
@@ -26,26 +34,11 @@ from agents.decima.network import (
     join,
     log_prob,
 )
-from llmsched_gym.env.observation import CLUSTER, JOB, STAGE
+from llmsched_gym.env.observation import JOB, STAGE
 from llmsched_gym.env.scheduling import LLMSchedEnv
 
 Array = NDArray[Any]
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-def graph_with_more(rng: np.random.Generator, max_stages: int = 20) -> Observation:
-    """A random observation with numbers in all columns; sometimes nothing can be run."""
-    seen = random_graph(rng, max_stages)
-    for table, mask in (("stages", "stage_mask"), ("jobs", "job_mask")):
-        used, columns = int(seen[mask].sum()), seen[table].shape[1]
-        noise = rng.gamma(0.5, 50, (used, columns)) * (rng.random((used, columns)) < 0.5)
-        seen[table][:used] += np.where(seen[table][:used] == 0, noise, 0).astype(np.float32)
-    kinds = [STAGE[name] for name in ("is_llm", "is_regular", "is_dynamic", "ready")]
-    seen["stages"][:, kinds] = seen["stages"][:, kinds] == 1
-    seen["cluster"][:] = rng.gamma(1, 5, len(CLUSTER))
-    seen["action_mask"][:-1] *= rng.random() < 0.8
-    seen["action_mask"][-1] = not seen["action_mask"][:-1].any() or rng.random() < 0.7
-    return seen
 
 
 EMPTY = observation([], [], max_stages=20, max_edges=190)
@@ -119,9 +112,7 @@ def naive_probabilities(network: DecimaNetwork, seen: Observation) -> Array:
     sent = [act(layer(network.cluster_message, row)) for row in y]
     mean = np.mean(sent, axis=0) if sent else np.zeros(network.cluster_message.out_features)
     z = act(layer(network.cluster_update, np.concatenate((mean, cluster, least))))
-    of_cluster, linear, (wait,), _ = np.split(
-        layer(network.heads, z), np.cumsum(network.parts)[:-1]
-    )
+    of_cluster, linear, (wait,) = np.split(layer(network.heads, z), np.cumsum(network.parts)[:-1])
 
     weights = dict(zip((0, 1), np.split(linear, 2), strict=True))
     ranks, rest = [], []
@@ -195,21 +186,6 @@ def test_heights_are_longest_paths() -> None:
 
 
 # --- batches --------------------------------------------------------------------------------------
-
-
-def with_room(seen: Observation, max_stages: int, max_jobs: int, max_edges: int) -> Observation:
-    """The same observation in larger tables."""
-    sizes = {"stages": max_stages, "stage_job": max_stages, "stage_mask": max_stages}
-    sizes |= {"edges": max_edges, "edge_mask": max_edges, "jobs": max_jobs, "job_mask": max_jobs}
-    larger = {}
-    for name, table in seen.items():
-        shape = (sizes.get(name, len(table)), *table.shape[1:])
-        larger[name] = np.zeros(shape, table.dtype)
-        larger[name][: len(table)] = table
-    mask = np.zeros(max_stages + 1, np.int8)
-    mask[: len(seen["action_mask"]) - 1] = seen["action_mask"][:-1]
-    mask[-1] = seen["action_mask"][-1]
-    return {**larger, "action_mask": mask}
 
 
 def assert_equal(a: Decision, b: Decision) -> None:
@@ -361,7 +337,7 @@ def test_one_weight_makes_it_a_well_known_policy(policy: str, feature: str, sign
     with torch.no_grad():
         for weights in (network.score.weight, network.heads.weight, network.heads.bias):
             weights.zero_()
-        _, linear, wait, _ = network.heads.bias.split_with_sizes(network.parts)
+        _, linear, wait = network.heads.bias.split_with_sizes(network.parts)
         linear.view(2, -1)[:, column] = sign
         wait.fill_(-100)
     rng, known = np.random.default_rng(0), make_policy(policy)
@@ -384,7 +360,7 @@ def test_the_gradient_reaches_every_weight() -> None:
     decision = network(graph)
     chosen = choose(graph, decision, np.linspace(0, 0.99, len(graph.cluster)))
     loss = log_prob(decision, torch.from_numpy(chosen)) + entropy(graph, decision)
-    (loss + decision.value).sum().backward()
+    torch.autograd.backward(loss.sum())
     for name, weights in network.named_parameters():
         assert weights.grad is not None, name
         assert weights.grad.isfinite().all(), name
@@ -407,7 +383,7 @@ def test_the_gradient_is_that_of_small_changes(seed: int) -> None:
     def loss() -> Tensor:
         decision = network(graph)
         factors = torch.linspace(1, 2, len(chosen), dtype=torch.float64)
-        losses = log_prob(decision, chosen) + entropy(graph, decision) + decision.value
+        losses = log_prob(decision, chosen) + entropy(graph, decision)
         return (losses * factors).sum()
 
     gradients = torch.autograd.grad(loss(), weights, allow_unused=True, materialize_grads=True)

@@ -36,14 +36,15 @@ ENVIRONMENT = {
     "belief": "prior",
 }
 TINY = DecimaOptions(
-    iterations=4,
+    iterations=3,
     groups=3,
-    replicas=3,
+    replicas=4,
     horizon_start_s=10.0,
     horizon_end_s=40.0,
     discount_s=20.0,
     minibatch=100,
     warm_start="sjf",
+    tuning_iterations=2,
     warm_start_decisions=20,
     evaluate_every=2,
     evaluation_episodes=2,
@@ -76,7 +77,7 @@ def collected(folder: Path, options: DecimaOptions = TINY, **task: Any) -> list[
     given: dict[str, Any] = {
         "iteration": 0,
         "limit_s": 20.0,
-        "weights": ppo._weights(network),
+        "weights": rollout.weights_of(network),
         "expert": None,
     }
     return [chunk.collect(Task(**(given | task)))]
@@ -177,7 +178,7 @@ def test_a_baseline_by_hand() -> None:
 def test_log_probabilities_are_those_of_collection(
     rollouts: list[Rollout], network: DecimaNetwork
 ) -> None:
-    samples = ppo.samples_of(rollouts, 3, 20.0)
+    samples = ppo.samples_of(rollouts, TINY.replicas, 20.0)
     merged = ppo.merge(samples)
     assert len(merged.chosen) > 100
     with torch.no_grad():
@@ -190,7 +191,7 @@ def test_log_probabilities_are_those_of_collection(
 
 
 def test_merging_keeps_what_was_chosen(rollouts: list[Rollout]) -> None:
-    samples = ppo.samples_of(rollouts, 3, 20.0)
+    samples = ppo.samples_of(rollouts, TINY.replicas, 20.0)
     merged = ppo.merge(samples)
     waits = torch.cat([sample.chosen for sample in samples]) == WAIT
     assert ((merged.chosen == WAIT) == waits).all()
@@ -213,7 +214,9 @@ def test_advantages_are_returns_less_the_baseline(rollouts: list[Rollout]) -> No
     returns = ppo.returns_to_go(trajectory.reward, trajectory.time_s, 20.0)
     less = returns - ppo.baseline(returns, trajectory.time_s, TINY.replicas)
     raw = np.concatenate([less[one.step, one.environment] for one in choices])
-    made = torch.cat([sample.advantage for sample in ppo.samples_of(rollouts, 3, 20.0)]).numpy()
+    made = torch.cat(
+        [sample.advantage for sample in ppo.samples_of(rollouts, TINY.replicas, 20.0)]
+    ).numpy()
     np.testing.assert_allclose(made, (raw - raw.mean()) / raw.std(), rtol=1e-4, atol=1e-5)
 
 
@@ -221,7 +224,7 @@ def test_an_unclipped_gradient_raises_what_was_better_than_the_baseline(
     rollouts: list[Rollout], network: DecimaNetwork
 ) -> None:
     """At ratio 1 the gradient is the policy gradient: advantages times the log-probabilities'."""
-    sample = ppo.merge(ppo.samples_of(rollouts, 3, 20.0))
+    sample = ppo.merge(ppo.samples_of(rollouts, TINY.replicas, 20.0))
     parameters = list(network.score.parameters())
     loss = ppo.ppo_loss(network, sample, 0.2, 0.0).total
     reinforce = -(log_prob(network(sample.graph), sample.chosen) * sample.advantage).sum()
@@ -239,7 +242,7 @@ def test_parts_do_not_change_a_step(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    samples = ppo.samples_of(rollouts, 3, 20.0)
+    samples = ppo.samples_of(rollouts, TINY.replicas, 20.0)
     loss = partial(ppo.ppo_loss, clip=0.2, bonus=0.01)
     sums, gradients = [], []
     for part in (10**6, 50):
@@ -270,7 +273,7 @@ def test_imitation_makes_what_the_expert_did_likelier(
 ) -> None:
     rollouts = collected(tmp_path, expert="sjf")
     learner = ppo.begin(training(tmp_path), TINY)
-    sample = ppo.merge(ppo.samples_of(rollouts, 3, 20.0))
+    sample = ppo.merge(ppo.samples_of(rollouts, TINY.replicas, 20.0))
 
     def likelihood() -> float:
         with torch.no_grad():
@@ -279,7 +282,7 @@ def test_imitation_makes_what_the_expert_did_likelier(
     before = likelihood()
     rng = np.random.default_rng(0)
     for _ in range(5):
-        samples = ppo.samples_of(rollouts, 3, 20.0)
+        samples = ppo.samples_of(rollouts, TINY.replicas, 20.0)
         ppo.update(learner, samples, partial(ppo.imitation_loss, bonus=0.0), TINY, rng, pool)
     assert likelihood() > before + 0.1
 
@@ -287,7 +290,7 @@ def test_imitation_makes_what_the_expert_did_likelier(
 def test_imitation_with_a_bonus_for_entropy_stays_less_certain(
     tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
-    samples = ppo.samples_of(collected(tmp_path, expert="sjf"), 3, 20.0)
+    samples = ppo.samples_of(collected(tmp_path, expert="sjf"), TINY.replicas, 20.0)
     sample = ppo.merge(samples)
 
     def entropy_after(bonus: float) -> float:
@@ -304,7 +307,7 @@ def test_imitation_with_a_bonus_for_entropy_stays_less_certain(
 
 def test_nothing_to_choose_is_nothing_to_learn(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     rollouts = collected(tmp_path, limit_s=1e-9)
-    samples = ppo.samples_of(rollouts, 3, 20.0)
+    samples = ppo.samples_of(rollouts, TINY.replicas, 20.0)
     learner = ppo.begin(training(tmp_path), TINY)
     loss = partial(ppo.ppo_loss, clip=0.2, bonus=0.0)
     happened = ppo.update(learner, samples, loss, TINY, np.random.default_rng(0), pool)
@@ -318,14 +321,14 @@ def test_nothing_to_choose_is_nothing_to_learn(tmp_path: Path, pool: ThreadPoolE
 def test_episodes_do_not_depend_on_the_number_of_chunks(
     rollouts: list[Rollout], network: DecimaNetwork, tmp_path: Path
 ) -> None:
-    task = Task(0, 20.0, ppo._weights(network), None)
+    task = Task(0, 20.0, rollout.weights_of(network), None)
     with COLLECTORS["threads"](training(tmp_path, workers=3), TINY) as collect:
         parts = collect(task)
     whole = rollouts[0].trajectory
-    assert [part.trajectory.reward.shape[1] for part in parts] == [3, 3, 3]
+    assert [part.trajectory.reward.shape[1] for part in parts] == [TINY.replicas] * 3
     for number, part in enumerate(parts):
         steps = len(part.trajectory.reward)
-        chunk = slice(3 * number, 3 * number + 3)
+        chunk = slice(TINY.replicas * number, TINY.replicas * (number + 1))
         np.testing.assert_array_equal(part.trajectory.reward, whole.reward[:steps, chunk])
         np.testing.assert_array_equal(part.trajectory.decisions, whole.decisions[chunk])
 
@@ -387,8 +390,8 @@ def test_files_of_a_run(uninterrupted: Path) -> None:
         *("progress.csv", "training.safetensors"),
     ]
     table = rows(uninterrupted)
-    assert [int(row["iteration"]) for row in table] == [0, 1, 2, 3, 4]
-    assert [bool(row["jct_s"]) for row in table] == [True, False, True, False, True]
+    assert [int(row["iteration"]) for row in table] == [0, 1, 2, 3, 4, 5]
+    assert [bool(row["jct_s"]) for row in table] == [True, False, True, False, True, True]
     decisions = [int(row["decisions"]) for row in table]
     assert decisions == sorted(decisions)
     with (uninterrupted / "held_out.csv").open() as lines:
@@ -420,9 +423,12 @@ class Interrupted:
         return result
 
 
-@pytest.mark.parametrize("call", [2, 4])
 @pytest.mark.parametrize(
-    ("name", "when"), [("update", "before"), ("update", "after"), ("iterate", "after")]
+    ("name", "when", "call", "done"),
+    [
+        *(("update", "before", 2, 1), ("update", "after", 3, 2), ("iterate", "after", 1, 0)),
+        *(("tune", "before", 1, 3), ("tune", "after", 1, 3), ("tune", "after", 2, 4)),
+    ],
 )
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     uninterrupted: Path,
@@ -431,13 +437,14 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     name: str,
     when: str,
     call: int,
+    done: int,
 ) -> None:
     folder = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(ppo, name, Interrupted(getattr(ppo, name), call, when))
         with pytest.raises(KeyboardInterrupt):
             ppo.train(training(folder), TINY)
-    assert int(rows(folder)[-1]["iteration"]) == call - 1
+    assert int(rows(folder)[-1]["iteration"]) == done
     ppo.train(training(folder, resume=True), TINY)
     assert learnt(folder) == learnt(uninterrupted)
 

@@ -1,0 +1,196 @@
+"""Tuning: noise in opposite pairs, the direction it finds, and that it goes there."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from noisy import noisy
+
+from agents.decima.network import DecimaNetwork, actions, choose, graph_of
+from agents.decima.options import DecimaOptions
+from agents.decima.rollout import (
+    COLLECTORS,
+    Chunk,
+    Task,
+    noise_of,
+    opinionated,
+    pack,
+    play,
+    unpack,
+    weights_of,
+)
+from agents.decima.tuning import FAR, ascent, job_seconds, tune
+from agents.learning import Learner
+from agents.training import Training, make_environments
+from llmsched_gym.cluster.latency import load_cluster
+from llmsched_gym.env.observation import JOB, STAGE
+from llmsched_gym.workload.mixes import make_workload
+
+ENVIRONMENT = {
+    "workload": make_workload("task_automation", jobs_per_application=40),
+    "cluster": load_cluster("a100_llama2_7b", engines=1, max_batch=4),
+    "num_jobs": 8,
+    "load": 2.0,
+    "belief": "prior",
+}
+OPTIONS = DecimaOptions(iterations=1, groups=2, replicas=4, tuning_iterations=10, tuning_noise=0.3)
+SIZE = 2 * (len(STAGE) + len(JOB))
+
+
+def training(folder: Path, workers: int = 1) -> Training:
+    return Training(
+        *(ENVIRONMENT, 0, workers, "threads", None, None, 5.0, False, folder, "csv"), settings={}
+    )
+
+
+def learner_with(network: DecimaNetwork, iteration: int = 1) -> Learner:
+    optimizer = torch.optim.Adam(network.parameters())
+    return Learner(network, network, optimizer, iteration=iteration)
+
+
+# --- noise ----------------------------------------------------------------------------------------
+
+
+def test_noise_is_opposite_in_each_two_replicas_and_else_independent() -> None:
+    noise = noise_of(0, 3, range(50), 8, 20).reshape(50, 4, 2, 20)
+    np.testing.assert_array_equal(noise[:, :, 0], -noise[:, :, 1])
+    drawn = noise[:, :, 0].reshape(-1, 20)
+    assert len(np.unique(drawn)) == drawn.size
+    assert drawn.mean() == pytest.approx(0, abs=0.06)
+    assert drawn.std() == pytest.approx(1, abs=0.04)
+    assert not np.array_equal(noise, noise_of(0, 4, range(50), 8, 20).reshape(noise.shape))
+    assert not np.array_equal(noise, noise_of(1, 3, range(50), 8, 20).reshape(noise.shape))
+
+
+def test_groups_have_the_same_noise_wherever_they_are_played() -> None:
+    parts = [noise_of(0, 0, groups, 4, 5) for groups in ([0], [1, 2])]
+    np.testing.assert_array_equal(np.concatenate(parts), noise_of(0, 0, range(3), 4, 5))
+
+
+# --- acting ---------------------------------------------------------------------------------------
+
+
+def test_preferences_of_nothing_change_nothing_and_of_one_thing_decide_alone() -> None:
+    """Where each environment has its own."""
+    preference, columns = np.zeros((3, SIZE)), (JOB["age_s"], JOB["demand_s"])
+    for number, column in enumerate(columns, start=1):
+        preference[number].reshape(2, -1)[:, len(STAGE) + column] = 1e6
+    network = noisy(spread=0.01)
+    act = opinionated(network, preference)
+    chosen = [0, 0]
+
+    def checked(seen: Any) -> Any:
+        acted, wait = act(seen), seen["action_mask"].shape[1] - 1
+        alone = graph_of({name: table[0] for name, table in seen.items()})
+        assert acted[0] == actions(alone, choose(alone, network(alone)), wait)[0]
+        for number, column in enumerate(columns, start=1):
+            value = seen["jobs"][number, seen["stage_job"][number], column]
+            legal = seen["action_mask"][number, :-1] != 0
+            if acted[number] != wait:
+                assert value[acted[number]] == pytest.approx(value[legal].max(), rel=1e-4)
+                chosen[number - 1] += np.ptp(value[legal]) > 0
+        return acted
+
+    play(make_environments(ENVIRONMENT, 3, 1), checked, [5, 5, 5])
+    assert min(chosen) > 2
+
+
+def test_episodes_are_whole_and_do_not_depend_on_the_number_of_chunks(tmp_path: Path) -> None:
+    task = Task(4, None, weights_of(noisy(spread=0.01)), noise=0.3)
+    found = []
+    for workers in (1, 2):
+        with COLLECTORS["threads"](training(tmp_path, workers), OPTIONS) as collect:
+            found.append(job_seconds(collect(task)))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert len(np.unique(found[0])) > OPTIONS.groups
+    chunk = Chunk(training(tmp_path), OPTIONS, range(2))
+    rollout = chunk.collect(task)
+    mean_jct_s = job_seconds([rollout]) / ENVIRONMENT["num_jobs"]  # type: ignore[operator]
+    jct_s = [chunk._envs.job_table(k)["jct_s"].mean() for k in range(8)]
+    np.testing.assert_allclose(mean_jct_s, jct_s)
+    again = unpack(pack(rollout))
+    assert again.choices == rollout.choices == []
+    np.testing.assert_array_equal(job_seconds([again]), job_seconds([rollout]))
+
+
+# --- the direction --------------------------------------------------------------------------------
+
+
+def test_by_hand() -> None:
+    """One preference; the first of each pair costs 90 where the second costs 110: it was better."""
+    noise = np.array([[1.0], [-1.0], [2.0], [-2.0]])
+    cost = np.array([90.0, 110.0, 900.0, 1100.0])  # two groups of two
+    assert ascent(cost, noise, 2) == pytest.approx([1.5])
+    assert ascent(cost[::-1], noise, 2) == pytest.approx([-1.5])
+    assert ascent(np.ones(4), noise, 2) == pytest.approx([0])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 4))
+def test_it_is_the_mean_of_noise_times_gain(seed: int, groups: int, pairs: int) -> None:
+    rng = np.random.default_rng(seed)
+    cost = rng.gamma(2.0, 100.0, groups * pairs * 2)
+    noise = noise_of(seed, 0, range(groups), 2 * pairs, 3)
+    gains, drawn = [], []
+    for group in range(groups):
+        mean = cost[2 * pairs * group : 2 * pairs * (group + 1)].mean()
+        for pair in range(pairs):
+            first = 2 * (pairs * group + pair)
+            gains.append((cost[first + 1] - cost[first]) / mean)
+            drawn.append(noise[first])
+    deviation = np.sqrt(sum(gain**2 for gain in gains) / len(gains))
+    wanted = sum(
+        max(-FAR, min(FAR, gain / deviation)) * one for gain, one in zip(gains, drawn, strict=True)
+    ) / len(gains)
+    np.testing.assert_allclose(ascent(cost, noise, 2 * pairs), wanted)
+
+
+def test_preferences_change_and_nothing_else(tmp_path: Path) -> None:
+    network = noisy(spread=0.01)
+    learner = learner_with(network)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with COLLECTORS["threads"](training(tmp_path), OPTIONS) as collect:
+        row = tune(learner, collect, 0, OPTIONS)
+    assert learner.iteration == 2
+    assert learner.decisions > 0
+    assert row["learning_rate"] == OPTIONS.tuning_rate
+    after = network.state_dict()
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == ["heads.bias"]
+    head, preferences, wait = before["heads.bias"].split_with_sizes(network.parts)
+    new_head, tuned, new_wait = after["heads.bias"].split_with_sizes(network.parts)
+    assert torch.equal(head, new_head)
+    assert torch.equal(wait, new_wait)
+    step = (tuned - preferences).norm().item()
+    assert step == pytest.approx(OPTIONS.tuning_rate * row["gradient"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_tuning_makes_schedules_better(tmp_path: Path) -> None:
+    """From those that serve the longest jobs first."""
+    workload = make_workload("mixed", jobs_per_application=100)
+    cluster = load_cluster("a100_llama2_7b", engines=1, max_batch=8)
+    environment = ENVIRONMENT | {"workload": workload, "cluster": cluster, "num_jobs": 20}
+    options = DecimaOptions(iterations=1, groups=4, replicas=8, tuning_iterations=12)
+    network = DecimaNetwork()
+    with torch.no_grad():
+        for weights in (network.score.weight, network.heads.weight, network.heads.bias):
+            weights.zero_()
+        network.preference().view(2, -1)[:, len(STAGE) + JOB["demand_s"]] = 0.3
+    learner = learner_with(network)
+    environments = make_environments(environment, 32, 1)
+
+    def held_out() -> float:
+        act = opinionated(network, np.zeros((32, SIZE)))
+        return -float(play(environments, act, range(100, 132)).reward.sum())
+
+    before = held_out()
+    run = replace(training(tmp_path), environment=environment)
+    with COLLECTORS["threads"](run, options) as collect:
+        for _ in range(options.tuning_iterations):
+            tune(learner, collect, 0, options)
+    assert held_out() < 0.8 * before
