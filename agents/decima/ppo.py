@@ -40,7 +40,15 @@ from agents.decima.network import (
     log_prob,
 )
 from agents.decima.options import DecimaOptions
-from agents.decima.rollout import COLLECTORS, Collect, Rollout, Task, weights_of
+from agents.decima.rollout import (
+    COLLECTORS,
+    Collect,
+    Rollout,
+    Task,
+    decisions_of,
+    outcome,
+    weights_of,
+)
 from agents.decima.tuning import tune
 from agents.held_out import HeldOut
 from agents.learning import Course, Learner, last_state, learn
@@ -302,17 +310,15 @@ def iterate(
     samples = samples_of(rollouts, options.replicas, options.discount_s)
     happened = update(learner, samples, loss_of, options, rng, pool)
 
-    trajectories = [rollout.trajectory for rollout in rollouts]
-    decisions = sum(int(one.decisions.sum()) for one in trajectories)
+    decisions = decisions_of(rollouts)
     learner.iteration += 1
     learner.decisions += decisions
     end = time.perf_counter()
-    job_seconds = sum(float(-one.reward.sum()) for one in trajectories)
     return {
         "decisions": learner.decisions,
         "horizon_s": horizon_s,
         "limit_s": limit_s,
-        "mean_jobs": job_seconds / sum(float(one.time_s[-1].sum()) for one in trajectories),
+        **outcome(rollouts),
         "learning_rate": rate,
         **happened,
         "decisions_per_s": decisions / (end - begin),
@@ -331,7 +337,7 @@ def _between(start: float | None, end: float | None, done: float) -> float:
 
 KIND = "decima"  # of the checkpoints
 COLUMNS = (
-    *("iteration", "seconds", "decisions", "horizon_s", "limit_s", "mean_jobs", "jct_s"),
+    *("iteration", "seconds", "decisions", "horizon_s", "limit_s", "return", "mean_jobs", "jct_s"),
     *("learning_rate", *Loss._fields, "gradient", "decisions_per_s", "collect_s", "update_s"),
 )
 

@@ -81,6 +81,23 @@ class Rollout(NamedTuple):
     choices: list[Choices]
 
 
+def decisions_of(rollouts: Sequence[Rollout]) -> int:
+    """All that were made."""
+    return sum(int(rollout.trajectory.decisions.sum()) for rollout in rollouts)
+
+
+def job_seconds(rollouts: Sequence[Rollout]) -> NDArray[np.float64]:
+    """What each episode cost: float64 [episodes]."""
+    return np.concatenate([-rollout.trajectory.reward.sum(axis=0) for rollout in rollouts])
+
+
+def outcome(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """The mean return of the episodes, and the mean number of jobs in the system, for the logs."""
+    cost = job_seconds(rollouts)
+    seconds = sum(float(rollout.trajectory.time_s[-1].sum()) for rollout in rollouts)
+    return {"return": -float(cost.mean()), "mean_jobs": float(cost.sum()) / seconds}
+
+
 class Task(NamedTuple):
     """What to collect.
 

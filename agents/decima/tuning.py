@@ -15,14 +15,21 @@ those that are tuned, the others in the opposite one.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from agents.decima.options import DecimaOptions
-from agents.decima.rollout import Collect, Rollout, Task, noise_of, weights_of
+from agents.decima.rollout import (
+    Collect,
+    Task,
+    decisions_of,
+    job_seconds,
+    noise_of,
+    outcome,
+    weights_of,
+)
 from agents.learning import Learner
 
 FAR = 2.5  # deviations, beyond which a difference counts no more
@@ -44,25 +51,18 @@ def tune(learner: Learner, collect: Collect, seed: int, options: DecimaOptions) 
     rate = options.tuning_rate * (1 - 0.9 * done)
     preference += rate * torch.from_numpy(uphill).to(preference)
 
-    trajectories = [rollout.trajectory for rollout in rollouts]
-    decisions = sum(int(one.decisions.sum()) for one in trajectories)
+    decisions = decisions_of(rollouts)
     learner.iteration += 1
     learner.decisions += decisions
     end = time.perf_counter()
-    seconds = sum(float(one.time_s[-1].sum()) for one in trajectories)
     return {
-        "mean_jobs": float(job_seconds(rollouts).sum()) / seconds,
+        **outcome(rollouts),
         "learning_rate": rate,
         "gradient": float(np.linalg.norm(uphill)),
         "decisions_per_s": decisions / (end - begin),
         "collect_s": collected - begin,
         "update_s": end - collected,
     }
-
-
-def job_seconds(rollouts: Sequence[Rollout]) -> NDArray[np.float64]:
-    """The cost of each episode: [groups * replicas]."""
-    return np.concatenate([-rollout.trajectory.reward.sum(axis=0) for rollout in rollouts])
 
 
 def ascent(

@@ -17,6 +17,7 @@ from agents.decima.rollout import (
     COLLECTORS,
     Chunk,
     Task,
+    job_seconds,
     noise_of,
     opinionated,
     pack,
@@ -24,7 +25,7 @@ from agents.decima.rollout import (
     unpack,
     weights_of,
 )
-from agents.decima.tuning import FAR, ascent, job_seconds, tune
+from agents.decima.tuning import FAR, ascent, tune
 from agents.learning import Learner
 from agents.training import Training, make_environments
 from llmsched_gym.cluster.latency import load_cluster
