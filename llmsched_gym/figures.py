@@ -112,8 +112,8 @@ def learning_curve(
 ) -> None:
     """Draw the mean job completion time on held-out episodes while a learner learns.
 
-    What is more than a tenth above the best is off the figure, so that what policies differ by can
-    be seen; the legend has its number.
+    Other policies that are far above the best are off the figure, so that what the rest differ by
+    can be seen; the legend has their numbers.
 
     Parameters
     ----------
@@ -133,18 +133,19 @@ def learning_curve(
     figure, axes = _figure(title, height=4.0)
     curve = np.asarray(jct_s, dtype=np.float64)
     best = min([curve.min(), *compared_s.values()])
+    top = min(1.3 * best, max(1.1 * best, 1.01 * curve.max()))
     label = f"{learner}: {curve.min():.2f} s at its best"
     axes.plot(decisions, curve, marker="o", markersize=4, label=label, **_style(0, False))
     for number, (name, value) in enumerate(compared_s.items(), start=1):
-        where = "" if value < 1.1 * best else ", above the figure"
+        where = "" if value < top else ", above the figure"
         label = f"{name}: {value:.2f} s{where}"
         axes.axhline(value, label=label, **_style(number, False))
-    axes.set_ylim(0.99 * best, 1.1 * best)
+    axes.set_ylim(0.99 * best, top)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.set_xlabel("decisions learnt from")
     axes.set_ylabel("mean JCT on held-out episodes, s")
-    axes.legend(loc="upper right", frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path)
 
 
