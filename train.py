@@ -9,6 +9,7 @@ checkpoint with ``resume=true``, to the same weights as one that was not.
 
 from __future__ import annotations
 
+import importlib
 import math
 import signal
 import sys
@@ -23,7 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 import command
+from agents.decima.options import DecimaOptions
 from agents.logs import LOGGERS
+from agents.ppo.options import PPOOptions
 from agents.training import Training, TrainingError
 from configs import training_groups
 from episodes import InputError, one_line
@@ -39,37 +42,28 @@ Learn = Callable[[Training], dict[str, float]]
 # --- agents: what each is made of its options -----------------------------------------------------
 
 
-def _decima(**options: Any) -> Learn:
-    from agents.decima.options import DecimaOptions
-
-    made = DecimaOptions(**options)
-
-    def learn(training: Training) -> dict[str, float]:
-        from agents.decima.ppo import train
-
-        return train(training, made)
-
-    return learn
+AGENTS: dict[str, tuple[Callable[..., Any], str]] = {  # its options, and the module that trains it
+    "decima": (DecimaOptions, "agents.decima.ppo"),
+    "ppo": (PPOOptions, "agents.ppo.training"),
+}
 
 
-def _ppo(**options: Any) -> Learn:
-    from agents.ppo.options import PPOOptions
-
-    made = PPOOptions(**options)
+def learner(name: str, **options: Any) -> Learn:
+    """What trains an agent; ValueError for bad options."""
+    options_of, module = AGENTS[name]
+    made = options_of(**options)
 
     def learn(training: Training) -> dict[str, float]:
         try:
-            from agents.ppo.training import train
+            train = importlib.import_module(module).train  # torch takes seconds
         except ImportError as error:
             raise TrainingError(
-                f"agent=ppo: it needs {error.name}: pip install 'llmsched-gym[train]'"
+                f"agent={name}: it needs {error.name}: pip install 'llmsched-gym[train]'"
             ) from error
-        return train(training, made)
+        jct_s: dict[str, float] = train(training, made)
+        return jct_s
 
     return learn
-
-
-AGENTS: dict[str, Callable[..., Learn]] = {"decima": _decima, "ppo": _ppo}
 
 
 # --- from settings to a training run --------------------------------------------------------------
@@ -80,8 +74,7 @@ def build(settings: dict[str, Any]) -> tuple[Learn, Training]:
     choices = training_groups()
     try:
         command.check_names(settings, SETTINGS)
-        agent = command.options(settings, "agent", choices["agent"])
-        learn = AGENTS[agent.pop("name")](**agent)
+        learn = learner(**command.options(settings, "agent", choices["agent"]))
         rollout = command.options(settings, "rollout", choices["rollout"])
         training = Training(
             environment=_environment(settings, choices),

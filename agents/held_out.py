@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from agents.base import Observation, make_policy
-from agents.decima.network import DecimaNetwork, actions, choose, graph_of
+from agents.base import make_policy
 from agents.decima.rollout import Act, play
 from agents.training import HELD_OUT, make_environments
 
@@ -34,15 +31,3 @@ class HeldOut:
         policy = make_policy(name)
         policy.reset(HELD_OUT)
         return self.mean_jct_s(lambda observation: np.asarray(policy.act(observation)))
-
-
-def greedy(network: DecimaNetwork) -> Act:
-    """Always the likeliest action."""
-
-    def act(observation: Observation) -> NDArray[np.int64]:
-        graph = graph_of(observation)
-        with torch.no_grad():
-            chosen = choose(graph, network(graph))
-        return actions(graph, chosen, observation["action_mask"].shape[1] - 1)
-
-    return act

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from agents import checkpoint
 from agents.decima.network import DecimaNetwork
-from agents.held_out import COMPARED, HeldOut, greedy
+from agents.decima.rollout import likeliest
+from agents.held_out import COMPARED, HeldOut
 from agents.logs import open_log, shown
 from agents.training import Training, TrainingError
 
@@ -58,6 +59,23 @@ class Learner:
     seconds: float = 0.0
     best_jct_s: float = math.inf
     compared_jct_s: dict[str, float] = field(default_factory=dict)
+
+    def count(self, decisions: int, begin: float, collected: float) -> Row:
+        """Count an iteration that is over; returns how fast it was, for the logs.
+
+        Parameters
+        ----------
+        decisions : that its episodes took.
+        begin, collected : when it began, and when it had all of them, by ``time.perf_counter``.
+        """
+        end = time.perf_counter()
+        self.iteration += 1
+        self.decisions += decisions
+        return {
+            "decisions_per_s": decisions / (end - begin),
+            "collect_s": collected - begin,
+            "update_s": end - collected,
+        }
 
     def snapshot(self) -> Snapshot:
         """All that going on takes, as tensors and as what JSON can hold."""
@@ -199,8 +217,8 @@ def _next(learner: Learner, iterate: Callable[[], Row], course: Course) -> Row:
     if learner.iteration >= 0:
         happened = iterate()
     else:
-        names = COMPARED
-        learner.compared_jct_s = {name: course.held_out.mean_jct_of(name) for name in names}
+        compared = {name: course.held_out.mean_jct_of(name) for name in COMPARED}
+        learner.compared_jct_s = compared
         learner.iteration = 0
     number = learner.iteration
     if number % course.evaluate_every == 0 or number == course.iterations:
@@ -213,7 +231,7 @@ def _next(learner: Learner, iterate: Callable[[], Row], course: Course) -> Row:
 def _evaluate(learner: Learner, course: Course) -> float:
     """The mean JCT on the held-out episodes, seconds; keeps the best weights."""
     network = copy.deepcopy(learner.network).to("cpu")
-    jct_s = course.held_out.mean_jct_s(greedy(network))
+    jct_s = course.held_out.mean_jct_s(likeliest(network))
     if jct_s < learner.best_jct_s:
         learner.best_jct_s = jct_s
         about = {

@@ -16,7 +16,7 @@ more often: it learns to prefer small tasks, whichever jobs they belong to.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import gymnasium
@@ -36,8 +36,15 @@ from stable_baselines3.common.type_aliases import Schedule, TensorDict
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
-from agents.decima.network import DecimaNetwork, Graph, graph_of, join
-from llmsched_gym.env.observation import CLUSTER, CLUSTER_FEATURES, JOB_FEATURES, Feature
+from agents.decima.network import (
+    DecimaNetwork,
+    Graph,
+    graph_of,
+    join,
+    legal_stages,
+    scales_of,
+)
+from llmsched_gym.env.observation import CLUSTER, CLUSTER_FEATURES, JOB_FEATURES
 from llmsched_gym.env.vector import Infos, LLMSchedVectorEnv
 
 Indices = int | Iterable[int] | None
@@ -303,9 +310,8 @@ class GraphExtractor(BaseFeaturesExtractor):
         features = decision.wait.new_full((len(decision.wait), self._actions + 1), ILLEGAL)
         features[:, -2] = decision.wait.clamp(min=ILLEGAL)
         features[:, -1] = self.critic(graph)
-        legal = graph.legal.nonzero().squeeze(1)
-        cluster = graph.job_cluster[graph.stage_job[legal]]
-        return features.index_put((cluster, graph.row[legal]), decision.stage[legal])
+        stage, _, cluster = legal_stages(graph)
+        return features.index_put((cluster, graph.row[stage]), decision.stage[stage])
 
 
 ILLEGAL = -1e8  # as MaskablePPO has it: in place of minus infinity, whose gradient is no number
@@ -331,8 +337,8 @@ class Critic(nn.Module):
 
     def __init__(self, job: int = 32, hidden: int = 64) -> None:
         super().__init__()
-        self.register_buffer("scale_of_jobs", _scales(JOB_FEATURES))
-        self.register_buffer("scale_of_cluster", _scales(CLUSTER_FEATURES))
+        self.register_buffer("scale_of_jobs", scales_of(JOB_FEATURES, {}))
+        self.register_buffer("scale_of_cluster", scales_of(CLUSTER_FEATURES, {}))
         inputs = job + len(CLUSTER_FEATURES)
         self.job = nn.Linear(len(JOB_FEATURES), job)
         self.curved = nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, 1))
@@ -349,10 +355,6 @@ class Critic(nn.Module):
 
 
 _JOBS = 5.0  # what the sum over jobs is divided by
-
-
-def _scales(features: Sequence[Feature]) -> Tensor:
-    return torch.tensor([0.25 if one.unit in ("s", "slot s") else 0.5 for one in features])
 
 
 class _Split(nn.Module):
@@ -396,14 +398,15 @@ class GraphPolicy(MaskableActorCriticPolicy):
 
     def get_distribution(self, obs: Any, action_masks: Any = None) -> Any:
         """The distribution of the actions for observations."""
-        distribution = self._get_action_dist_from_latent(self.extract_features(obs)[:, :-1])
+        latent = self.mlp_extractor.forward_actor(self.extract_features(obs))
+        distribution = self._get_action_dist_from_latent(latent)
         if action_masks is not None:
             distribution.apply_masking(action_masks)
         return distribution
 
     def predict_values(self, obs: Any) -> Tensor:
         """The values [B, 1] of observations."""
-        return self.extract_features(obs)[:, -1:]
+        return self.mlp_extractor.forward_critic(self.extract_features(obs))
 
     def _build(self, lr_schedule: Schedule) -> None:
         self.mlp_extractor = _Split()  # type: ignore[assignment]

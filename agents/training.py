@@ -11,9 +11,8 @@ from gymnasium.vector import AutoresetMode
 
 from llmsched_gym.env.vector import LLMSchedVectorEnv
 
-WEIGHTS, JOBS, ACTIONS, HORIZON, MINIBATCHES, NOISE = range(
-    6
-)  # what a stream of random numbers is for
+# What a stream of random numbers is for:
+WEIGHTS, JOBS, ACTIONS, HORIZON, MINIBATCHES, NOISE = range(6)
 ROLLOUTS = ("threads", "ray")  # where episodes are collected
 HELD_OUT = 1_000_000  # the first seed of episodes nobody learns from; other seeds are 63-bit draws
 

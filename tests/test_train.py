@@ -44,7 +44,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 def tiny(*arguments: str) -> tuple[str, ...]:
     """What makes a training run short, for the agent that the arguments name."""
-    return (*GENERATED, *SHORT, *TINY["ppo" if "agent=ppo" in arguments else "decima"])
+    return (*SHORT, *TINY["ppo" if "agent=ppo" in arguments else "decima"])
 
 
 @pytest.fixture
@@ -52,10 +52,9 @@ def command(run_main: Command) -> Command:
     """Runs the command in an empty folder: exit code, stdout, stderr."""
 
     def run(*arguments: str, main: Callable[[list[str]], None] = train.main) -> Any:
-        given = tiny(*arguments) if main is train.main else GENERATED
-        if "workload=traces" in arguments:
-            given = tuple(one for one in given if one not in GENERATED)
-        return run_main(main, *given, *arguments)
+        generated = () if "workload=traces" in arguments else GENERATED
+        short = tiny(*arguments) if main is train.main else ()
+        return run_main(main, *generated, *short, *arguments)
 
     return run
 
@@ -223,7 +222,14 @@ def test_a_run_that_is_there_is_neither_overwritten_nor_mixed(command: Command) 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *tiny(*arguments), "logger=csv", *arguments],
+        [
+            sys.executable,
+            str(ROOT / "train.py"),
+            *GENERATED,
+            *tiny(*arguments),
+            "logger=csv",
+            *arguments,
+        ],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

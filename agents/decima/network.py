@@ -10,7 +10,7 @@ nor on what else is in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -261,7 +261,7 @@ class DecimaNetwork(nn.Module):
         self.score = _Linear(head, 1)
         self.heads = _Linear(hidden, sum(self.parts))
         for name, features in _FEATURES.items():
-            self.register_buffer(f"{name}_scale", _scales(features), persistent=False)
+            self.register_buffer(f"{name}_scale", scales_of(features, _SCALES), persistent=False)
         self._initialise(np.random.default_rng(seed))
 
     def _initialise(self, rng: np.random.Generator) -> None:
@@ -286,7 +286,7 @@ class DecimaNetwork(nn.Module):
         preference : float32 [B, 2 f], added to the weights of the linear part: first those of LLM
             stages for the f features of a stage and its job, then those of regular stages.
         """
-        legal = _legal(graph)
+        legal = legal_stages(graph)
         stages = graph.stages.log1p() * self.stage_scale
         jobs = graph.jobs.log1p() * self.job_scale
         cluster = graph.cluster.log1p() * self.cluster_scale
@@ -352,11 +352,12 @@ _FEATURES = {"stage": STAGE_FEATURES, "job": JOB_FEATURES, "cluster": CLUSTER_FE
 _DEMANDS = (JOB["demand_s"], JOB["demand_llm_s"])
 
 
-def _scales(features: Sequence[Feature]) -> Tensor:
-    """What the logarithms of the features are multiplied by: [features]."""
+def scales_of(features: Sequence[Feature], special: Mapping[str, float]) -> Tensor:
+    """What the logarithms of features are multiplied by, as their unit has it unless their name is
+    ``special``: [features].
+    """
     by_unit = {"s": _SECONDS, "slot s": _SECONDS}
-    scales = [_SCALES.get(one.name, by_unit.get(one.unit, _COUNT)) for one in features]
-    return torch.tensor(scales)
+    return torch.tensor([special.get(one.name, by_unit.get(one.unit, _COUNT)) for one in features])
 
 
 class _Linear(nn.Linear):
@@ -436,7 +437,7 @@ def _levels(height: Any, edges: Any) -> Any:
 # --- the legal actions of each observation --------------------------------------------------------
 
 
-class _Legal(NamedTuple):
+class LegalStages(NamedTuple):
     """The numbers of the k legal stages, of their jobs and of their observations: int64 [k]."""
 
     stage: Tensor
@@ -444,13 +445,14 @@ class _Legal(NamedTuple):
     cluster: Tensor
 
 
-def _legal(graph: Graph) -> _Legal:
+def legal_stages(graph: Graph) -> LegalStages:
+    """The stages that can be run, of all observations."""
     stage = graph.legal.nonzero().squeeze(1)
     job = graph.stage_job.index_select(0, stage)
-    return _Legal(stage, job, graph.job_cluster.index_select(0, job))
+    return LegalStages(stage, job, graph.job_cluster.index_select(0, job))
 
 
-def _linear_part(legal: _Legal, features: Tensor, weights: Tensor) -> Tensor:
+def _linear_part(legal: LegalStages, features: Tensor, weights: Tensor) -> Tensor:
     """The linear part of the scores, 0 for the best of each observation: [k].
 
     Parameters
@@ -475,7 +477,7 @@ def _least(values: Tensor, group: Tensor, groups: int) -> Tensor:
 
 
 def _log_softmax(
-    graph: Graph, legal: _Legal, scores: Tensor, wait: Tensor
+    graph: Graph, legal: LegalStages, scores: Tensor, wait: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities [n], [B] from scores of legal stages [k] and of waiting, -inf if not."""
     top = wait.detach().scatter_reduce(0, legal.cluster, scores.detach(), "amax")
@@ -488,7 +490,7 @@ def _log_softmax(
 
 def entropy(graph: Graph, decision: Decision) -> Tensor:
     """The entropy of each decision, nats: float32 [B]."""
-    legal = _legal(graph)
+    legal = legal_stages(graph)
     stage = decision.stage.index_select(0, legal.stage)
     wait = decision.wait.masked_fill(~graph.can_wait, 0.0)
     return (-wait.exp() * wait).index_add(0, legal.cluster, -stage.exp() * stage)

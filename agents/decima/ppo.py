@@ -310,20 +310,13 @@ def iterate(
     samples = samples_of(rollouts, options.replicas, options.discount_s)
     happened = update(learner, samples, loss_of, options, rng, pool)
 
-    decisions = decisions_of(rollouts)
-    learner.iteration += 1
-    learner.decisions += decisions
-    end = time.perf_counter()
     return {
-        "decisions": learner.decisions,
         "horizon_s": horizon_s,
         "limit_s": limit_s,
         **outcome(rollouts),
         "learning_rate": rate,
         **happened,
-        "decisions_per_s": decisions / (end - begin),
-        "collect_s": collected - begin,
-        "update_s": end - collected,
+        **learner.count(decisions_of(rollouts), begin, collected),
     }
 
 

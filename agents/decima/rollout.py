@@ -184,9 +184,7 @@ class Recorder:
 
     def __call__(self, observation: Observation) -> NDArray[np.int64]:
         """Actions [N]."""
-        mask = observation["action_mask"]
-        acted = mask.argmax(axis=-1)
-        (choosing,) = (mask.sum(axis=-1, dtype=np.int64) > 1).nonzero()
+        acted, choosing = where_to_choose(observation)
         if len(choosing):
             acted[choosing] = self._choose(observation, choosing)
         self._step += 1
@@ -222,24 +220,30 @@ def _numbers(graph: Graph, acted: NDArray[Any], wait: int) -> NDArray[np.int64]:
     return np.where(acted == wait, WAIT, first + acted)
 
 
-def opinionated(network: DecimaNetwork, preference: NDArray[np.float64]) -> Act:
-    """Always the likeliest action, to a network with other preferences [N, 2 f] in each environment
-    (:meth:`agents.decima.network.DecimaNetwork.forward`).
+def likeliest(network: DecimaNetwork, preference: NDArray[np.float64] | None = None) -> Act:
+    """Always the likeliest action; with ``preference`` [N, 2 f], to a network that prefers other
+    things in each environment (:meth:`agents.decima.network.DecimaNetwork.forward`).
     """
-    preferences = torch.from_numpy(preference).float()
+    preferences = None if preference is None else torch.from_numpy(preference).float()
 
     def act(observation: Observation) -> NDArray[np.int64]:
-        mask = observation["action_mask"]
-        acted = mask.argmax(axis=-1)
-        (choosing,) = (mask.sum(axis=-1, dtype=np.int64) > 1).nonzero()
+        acted, choosing = where_to_choose(observation)
         if len(choosing):
             graph = graph_of(_members(observation, choosing))
+            own = None if preferences is None else preferences[choosing]
             with torch.no_grad():
-                chosen = choose(graph, network(graph, preferences[choosing]))
-            acted[choosing] = actions(graph, chosen, mask.shape[1] - 1)
+                chosen = choose(graph, network(graph, own))
+            acted[choosing] = actions(graph, chosen, observation["action_mask"].shape[1] - 1)
         return acted
 
     return act
+
+
+def where_to_choose(observation: Observation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first legal action of each environment [N], and the environments that have another."""
+    mask = observation["action_mask"]
+    (choosing,) = (mask.sum(axis=-1, dtype=np.int64) > 1).nonzero()
+    return mask.argmax(axis=-1), choosing
 
 
 def noise_of(
@@ -278,9 +282,8 @@ class Chunk:
         if task.noise:
             size = len(self._network.preference())
             drawn = noise_of(self._seed, task.iteration, self._groups, self._replicas, size)
-            return Rollout(
-                self._play(opinionated(self._network, task.noise * drawn), seeds, task), []
-            )
+            act = likeliest(self._network, task.noise * drawn)
+            return Rollout(self._play(act, seeds, task), [])
         generators = [
             random_stream(self._seed, ACTIONS, task.iteration, group, replica)
             for group in self._groups

@@ -50,18 +50,11 @@ def tune(learner: Learner, collect: Collect, seed: int, options: DecimaOptions) 
     done = (number - options.iterations) / options.tuning_iterations
     rate = options.tuning_rate * (1 - 0.9 * done)
     preference += rate * torch.from_numpy(uphill).to(preference)
-
-    decisions = decisions_of(rollouts)
-    learner.iteration += 1
-    learner.decisions += decisions
-    end = time.perf_counter()
     return {
         **outcome(rollouts),
         "learning_rate": rate,
         "gradient": float(np.linalg.norm(uphill)),
-        "decisions_per_s": decisions / (end - begin),
-        "collect_s": collected - begin,
-        "update_s": end - collected,
+        **learner.count(decisions_of(rollouts), begin, collected),
     }
 
 

@@ -7,8 +7,7 @@ episode to the next, and a critic in place of replicas says what was to be expec
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -89,10 +88,9 @@ def check(training: Training) -> None:
         )
 
 
-@contextmanager
 def clusters_of(
     training: Training, options: PPOOptions, scenario: Scenario
-) -> Iterator[LLMSchedVectorEnv]:
+) -> closing[LLMSchedVectorEnv]:
     """The clusters to learn on, with room for 256 stages unless it is said how much."""
     room = min(max(ROOM, scenario.rows_of_a_job), scenario.max_stages)
     environment = dict(training.environment)
@@ -103,10 +101,7 @@ def clusters_of(
         threads=training.workers,
         **environment,
     )
-    try:
-        yield clusters
-    finally:
-        clusters.close()
+    return closing(clusters)
 
 
 class PPOLearner(Learner):
@@ -204,9 +199,7 @@ def iterate(learner: PPOLearner, seed: int, options: PPOOptions) -> Row:
     watch, begin = _Watch(), time.perf_counter()
     decisions = options.steps * options.environments
     model.learn(decisions, watch, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
-    end = time.perf_counter()
-    learner.iteration += 1
-    learner.decisions += decisions
+    speed = learner.count(decisions, begin, watch.collected)
     learnt = {name: float(model.logger.name_to_value[key]) for name, key in LEARNT.items()}
     returns = watch.returns
     return {
@@ -215,9 +208,7 @@ def iterate(learner: PPOLearner, seed: int, options: PPOOptions) -> Row:
         "learning_rate": rate,
         **learnt,
         "entropy": -learnt["entropy"],  # the loss is minus it
-        "decisions_per_s": decisions / (end - begin),
-        "collect_s": watch.collected - begin,
-        "update_s": end - watch.collected,
+        **speed,
     }
 
 

@@ -18,8 +18,8 @@ from agents.decima.rollout import (
     Chunk,
     Task,
     job_seconds,
+    likeliest,
     noise_of,
-    opinionated,
     pack,
     play,
     unpack,
@@ -82,7 +82,7 @@ def test_preferences_of_nothing_change_nothing_and_of_one_thing_decide_alone() -
     for number, column in enumerate(columns, start=1):
         preference[number].reshape(2, -1)[:, len(STAGE) + column] = 1e6
     network = noisy(spread=0.01)
-    act = opinionated(network, preference)
+    act = likeliest(network, preference)
     chosen = [0, 0]
 
     def checked(seen: Any) -> Any:
@@ -186,7 +186,7 @@ def test_tuning_makes_schedules_better(tmp_path: Path) -> None:
     environments = make_environments(environment, 32, 1)
 
     def held_out() -> float:
-        act = opinionated(network, np.zeros((32, SIZE)))
+        act = likeliest(network)
         return -float(play(environments, act, range(100, 132)).reward.sum())
 
     before = held_out()
