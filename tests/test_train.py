@@ -221,15 +221,9 @@ def test_a_run_that_is_there_is_neither_overwritten_nor_mixed(command: Command) 
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    given = (*GENERATED, *tiny(*arguments), "logger=csv", *arguments)
     return subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "train.py"),
-            *GENERATED,
-            *tiny(*arguments),
-            "logger=csv",
-            *arguments,
-        ],
+        [sys.executable, str(ROOT / "train.py"), *given],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from noisy import noisy
 from observations import Observation, observation, random_graph, stacked
+from runs import finish
 
 from agents import Policy, make_policy
 from agents.base import rows_in_use
@@ -55,13 +56,7 @@ def test_it_finishes_an_episode_of_every_workload(
     jobs = make_workload(workload, jobs_per_application=40)
     env = LLMSchedEnv(jobs, num_jobs=6, load=3.0, strict=True)  # takes offence at illegal actions
     policy = make_policy("decima", checkpoint=checkpoint, greedy=greedy)
-    seen, _ = env.reset(seed=0)
-    over = False
-    while not over:
-        action = policy.act(seen)
-        assert isinstance(action, int)
-        seen, _, over, _, _ = env.step(action)
-    assert np.isfinite(env.job_table()["jct_s"]).all()
+    finish(policy, env)
 
 
 def test_a_batch_is_chosen_as_its_members_are(checkpoint: str) -> None:

@@ -5,7 +5,7 @@ import csv
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,28 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import runs
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import ENVIRONMENT, rows, stopped
 
-from agents import checkpoint
 from agents.decima import ppo, rollout
 from agents.decima.network import WAIT, DecimaNetwork, entropy, log_prob
 from agents.decima.options import DecimaOptions
 from agents.decima.rollout import COLLECTORS, Chunk, Rollout, Task, pack, unpack
 from agents.learning import BEST, STATE
 from agents.training import Training, TrainingError
-from llmsched_gym.cluster.latency import load_cluster
-from llmsched_gym.workload.mixes import make_workload
 
-WORKLOAD = make_workload("task_automation", jobs_per_application=40)
-ENVIRONMENT = {
-    "workload": WORKLOAD,
-    "cluster": load_cluster("a100_llama2_7b", engines=1, max_batch=4),
-    "num_jobs": 8,
-    "load": 2.0,
-    "belief": "prior",
-}
 TINY = DecimaOptions(
     iterations=3,
     groups=3,
@@ -53,20 +44,7 @@ TINY = DecimaOptions(
 
 def training(folder: Path, **changed: Any) -> Training:
     settings = {"seed": changed.get("seed", 0), "agent": {"groups": 3}}
-    given: dict[str, Any] = {
-        "environment": ENVIRONMENT,
-        "seed": 0,
-        "workers": 2,
-        "rollout": "threads",
-        "ray_address": None,
-        "minutes": None,
-        "checkpoint_minutes": 5.0,
-        "resume": False,
-        "folder": folder,
-        "logger": "csv",
-        "settings": settings,
-    }
-    return Training(**(given | changed))
+    return runs.training(folder, **({"workers": 2, "settings": settings} | changed))
 
 
 def collected(folder: Path, options: DecimaOptions = TINY, **task: Any) -> list[Rollout]:
@@ -357,24 +335,8 @@ def test_packing_is_exact(rollouts: list[Rollout]) -> None:
 # --- whole runs -----------------------------------------------------------------------------------
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "progress.csv").open() as lines:
-        return list(csv.DictReader(lines))
-
-
 def learnt(folder: Path) -> dict[str, Any]:
-    """All that has to be the same in runs that are: nothing that a clock tells."""
-    clocks = ("seconds", "decisions_per_s", "collect_s", "update_s")
-    state, meta = checkpoint.load(folder / STATE, "decima training")
-    best, about = checkpoint.load(folder / BEST)
-    return {
-        "state": {name: tensor.tolist() for name, tensor in state.items()},
-        "counters": {k: v for k, v in meta.items() if k not in ("seconds", "checksum")},
-        "best": {name: tensor.tolist() for name, tensor in best.items()},
-        "best_jct_s": about["held_out_jct_s"],
-        "rows": [{k: v for k, v in row.items() if k not in clocks} for row in rows(folder)],
-        "held_out": (folder / "held_out.csv").read_text(),
-    }
+    return runs.learnt(folder, "decima")
 
 
 @pytest.fixture(scope="module")
@@ -407,22 +369,6 @@ def test_the_seed_determines_everything(uninterrupted: Path, tmp_path: Path) -> 
     assert learnt(tmp_path / "other")["state"] != learnt(uninterrupted)["state"]
 
 
-class Interrupted:
-    """A function that Ctrl-C interrupts in the middle of its n-th call."""
-
-    def __init__(self, function: Callable[..., Any], call: int, when: str) -> None:
-        self.function, self.left, self.when = function, call, when
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        self.left -= 1
-        if self.left == 0 and self.when == "before":
-            raise KeyboardInterrupt
-        result = self.function(*arguments, **named)
-        if self.left == 0:
-            raise KeyboardInterrupt
-        return result
-
-
 @pytest.mark.parametrize(
     ("name", "when", "call", "done"),
     [
@@ -441,7 +387,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 ) -> None:
     folder = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(ppo, name, Interrupted(getattr(ppo, name), call, when))
+        patch.setattr(ppo, name, stopped(getattr(ppo, name), call, KeyboardInterrupt, when))
         with pytest.raises(KeyboardInterrupt):
             ppo.train(training(folder), TINY)
     assert int(rows(folder)[-1]["iteration"]) == done

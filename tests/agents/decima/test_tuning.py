@@ -1,6 +1,5 @@
 """Tuning: noise in opposite pairs, the direction it finds, and that it goes there."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from noisy import noisy
+from runs import ENVIRONMENT, training
 
 from agents.decima.network import DecimaNetwork, actions, choose, graph_of
 from agents.decima.options import DecimaOptions
@@ -27,26 +27,13 @@ from agents.decima.rollout import (
 )
 from agents.decima.tuning import FAR, ascent, tune
 from agents.learning import Learner
-from agents.training import Training, make_environments
+from agents.training import make_environments
 from llmsched_gym.cluster.latency import load_cluster
 from llmsched_gym.env.observation import JOB, STAGE
 from llmsched_gym.workload.mixes import make_workload
 
-ENVIRONMENT = {
-    "workload": make_workload("task_automation", jobs_per_application=40),
-    "cluster": load_cluster("a100_llama2_7b", engines=1, max_batch=4),
-    "num_jobs": 8,
-    "load": 2.0,
-    "belief": "prior",
-}
 OPTIONS = DecimaOptions(iterations=1, groups=2, replicas=4, tuning_iterations=10, tuning_noise=0.3)
 SIZE = 2 * (len(STAGE) + len(JOB))
-
-
-def training(folder: Path, workers: int = 1) -> Training:
-    return Training(
-        *(ENVIRONMENT, 0, workers, "threads", None, None, 5.0, False, folder, "csv"), settings={}
-    )
 
 
 def learner_with(network: DecimaNetwork, iteration: int = 1) -> Learner:
@@ -105,13 +92,13 @@ def test_episodes_are_whole_and_do_not_depend_on_the_number_of_chunks(tmp_path: 
     task = Task(4, None, weights_of(noisy(spread=0.01)), noise=0.3)
     found = []
     for workers in (1, 2):
-        with COLLECTORS["threads"](training(tmp_path, workers), OPTIONS) as collect:
+        with COLLECTORS["threads"](training(tmp_path, workers=workers), OPTIONS) as collect:
             found.append(job_seconds(collect(task)))
     np.testing.assert_array_equal(found[0], found[1])
     assert len(np.unique(found[0])) > OPTIONS.groups
     chunk = Chunk(training(tmp_path), OPTIONS, range(2))
     rollout = chunk.collect(task)
-    mean_jct_s = job_seconds([rollout]) / ENVIRONMENT["num_jobs"]  # type: ignore[operator]
+    mean_jct_s = job_seconds([rollout]) / ENVIRONMENT["num_jobs"]
     jct_s = [chunk._envs.job_table(k)["jct_s"].mean() for k in range(8)]
     np.testing.assert_allclose(mean_jct_s, jct_s)
     again = unpack(pack(rollout))
@@ -190,7 +177,7 @@ def test_tuning_makes_schedules_better(tmp_path: Path) -> None:
         return -float(play(environments, act, range(100, 132)).reward.sum())
 
     before = held_out()
-    run = replace(training(tmp_path), environment=environment)
+    run = training(tmp_path, environment=environment)
     with COLLECTORS["threads"](run, options) as collect:
         for _ in range(options.tuning_iterations):
             tune(learner, collect, 0, options)

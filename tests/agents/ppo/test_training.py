@@ -3,13 +3,14 @@
 import csv
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import runs
 import torch
+from runs import ENVIRONMENT, finish, rows, stopped, training
 from sb3_contrib import MaskablePPO
 
 from agents import checkpoint, make_policy
@@ -28,13 +29,6 @@ from llmsched_gym.env.scenario import Scenario
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.mixes import make_workload
 
-ENVIRONMENT: dict[str, Any] = {
-    "workload": make_workload("task_automation", jobs_per_application=40),
-    "cluster": load_cluster("a100_llama2_7b", engines=1, max_batch=4),
-    "num_jobs": 8,
-    "load": 2.0,
-    "belief": "prior",
-}
 TINY = PPOOptions(  # episodes of 40 to 50 decisions go on from one iteration to the next
     iterations=4,
     environments=3,
@@ -58,41 +52,8 @@ TINY = PPOOptions(  # episodes of 40 to 50 decisions go on from one iteration to
 )
 
 
-def training(folder: Path, **changed: Any) -> Training:
-    given: dict[str, Any] = {
-        "environment": ENVIRONMENT,
-        "seed": 0,
-        "workers": 1,
-        "rollout": "threads",
-        "ray_address": None,
-        "minutes": None,
-        "checkpoint_minutes": 5.0,
-        "resume": False,
-        "folder": folder,
-        "logger": "csv",
-        "settings": {"seed": changed.get("seed", 0), "agent": {"clip": 0.2}},
-    }
-    return Training(**(given | changed))
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "progress.csv").open() as lines:
-        return list(csv.DictReader(lines))
-
-
 def learnt(folder: Path) -> dict[str, Any]:
-    """All that has to be the same in runs that are: nothing that a clock tells."""
-    clocks = ("seconds", "decisions_per_s", "collect_s", "update_s")
-    state, meta = checkpoint.load(folder / STATE, "ppo training")
-    best, about = checkpoint.load(folder / BEST, "ppo")
-    return {
-        "state": {name: tensor.tolist() for name, tensor in state.items()},
-        "counters": {k: v for k, v in meta.items() if k != "seconds"},
-        "best": {name: tensor.tolist() for name, tensor in best.items()},
-        "best_jct_s": about["held_out_jct_s"],
-        "rows": [{k: v for k, v in row.items() if k not in clocks} for row in rows(folder)],
-        "held_out": (folder / "held_out.csv").read_text(),
-    }
+    return runs.learnt(folder, "ppo")
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +102,7 @@ def test_the_best_weights_play(uninterrupted: Path) -> None:
     held_out = HeldOut(ENVIRONMENT, TINY.evaluation_episodes)
     best_jct_s = min(float(row["jct_s"]) for row in rows(uninterrupted) if row["jct_s"])
     assert held_out.mean_jct_s(lambda seen: np.asarray(policy.act(seen))) == best_jct_s
-    env = LLMSchedEnv(**ENVIRONMENT, strict=True)  # takes offence at illegal actions
-    seen, _ = env.reset(seed=0)
-    over = False
-    while not over:
-        action = policy.act(seen)
-        assert isinstance(action, int)
-        seen, _, over, _, _ = env.step(action)
-    assert np.isfinite(env.job_table()["jct_s"]).all()
+    finish(policy, LLMSchedEnv(**ENVIRONMENT, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["ppo", "decima"])
@@ -182,25 +136,6 @@ def test_the_seed_determines_everything(uninterrupted: Path, tmp_path: Path) -> 
 def test_checkpoints_on_the_way_change_nothing(uninterrupted: Path, tmp_path: Path) -> None:
     train(training(tmp_path, checkpoint_minutes=1e-9), TINY)
     assert learnt(tmp_path) == learnt(uninterrupted)
-
-
-def stopped(
-    function: Callable[..., Any], call: int, error: type[BaseException], when: str
-) -> Callable[..., Any]:
-    """The function, but for its n-th call, before or after which it raises."""
-    calls = 0
-
-    def run(*arguments: Any, **named: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call and when == "before":
-            raise error
-        result = function(*arguments, **named)
-        if calls == call:
-            raise error
-        return result
-
-    return run
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
