@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numba
@@ -20,3 +23,11 @@ def compiled(function: F, **options: Any) -> F:
         return numba.njit(cache=True, nogil=True, **options)(function)  # type: ignore[return-value]
     except RuntimeError:  # numba: "cannot cache function: no locator available"
         return numba.njit(nogil=True, **options)(function)  # type: ignore[return-value]
+
+
+def sources(*modules: ModuleType) -> str:
+    """A digest of the modules' sources: another one after any edit."""
+    digest = hashlib.blake2b(digest_size=16)
+    for module in modules:
+        digest.update(inspect.getsource(module).encode())
+    return digest.hexdigest()

@@ -35,7 +35,6 @@ from llmsched_gym.cluster.state import (
     STARTED,
     TICKS_PER_SECOND,
     ClusterState,
-    episode,
 )
 from llmsched_gym.compiled import compiled
 from llmsched_gym.workload.template import TemplateTable
@@ -992,27 +991,6 @@ def update(
             _reveal_truth(state, templates, beliefs, job)
         else:
             _update_job(state, templates, networks, beliefs, job, mode)
-
-
-@kernel
-def update_many(
-    states: ClusterState,
-    templates: TemplateTable,
-    networks: Networks,
-    stages: Table,
-    jobs: Table,
-    scratch: Scratch,
-    mode: int,
-    members: IntArray,
-) -> None:
-    """:func:`update` for some of many clusters.
-
-    ``states`` (``cluster.state.episode``) and the beliefs ``stages`` and ``jobs`` have one more,
-    leading dimension; ``members`` are the numbers of the clusters; one thread, one ``scratch``.
-    """
-    for i in members:
-        beliefs = Beliefs(stages[i], jobs[i], scratch)
-        update(episode(states, i), templates, networks, beliefs, mode)
 
 
 @kernel

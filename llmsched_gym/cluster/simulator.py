@@ -49,14 +49,11 @@ from llmsched_gym.cluster.state import (
     STARTED,
     TICKS_PER_SECOND,
     ClusterState,
-    IntArray,
-    episode,
 )
 from llmsched_gym.compiled import compiled
 from llmsched_gym.workload.job import Kind
 
 DECIDE, FINISHED, TRUNCATED = 0, 1, 2  # what start() and step() return
-LEAVE, STEP, BEGIN = 0, 1, 2  # what step_many() does to a cluster
 
 kernel = partial(compiled, _nrt=False)
 inlined = partial(compiled, _nrt=False, forceinline=True)
@@ -86,27 +83,6 @@ def step(state: ClusterState, stage: int) -> int:
     status = _advance(state, stage < 0)
     _report(state)
     return status
-
-
-@compiled
-def step_many(
-    states: ClusterState, todo: IntArray, stages: IntArray, status: IntArray, members: IntArray
-) -> None:
-    """:func:`start` or :func:`step` some of many clusters.
-
-    Parameters
-    ----------
-    states : arrays with a leading dimension of C clusters (``state.episode``).
-    todo : int64 [C], LEAVE, STEP or BEGIN.
-    stages : int64 [C], what to dispatch, see :func:`step`.
-    status : int64 [C], written where something is to do.
-    members : the numbers of the clusters to look at.
-    """
-    for i in members:
-        if todo[i] == STEP:
-            status[i] = step(episode(states, i), stages[i])
-        elif todo[i] == BEGIN:
-            status[i] = start(episode(states, i))
 
 
 @inlined

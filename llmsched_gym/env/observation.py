@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from llmsched_gym.cluster.state import EVIDENCE, TICKS_PER_SECOND, episode
+from llmsched_gym.cluster.state import EVIDENCE, TICKS_PER_SECOND
 from llmsched_gym.compiled import compiled
 
 kernel = partial(compiled, _nrt=False)
@@ -483,45 +483,6 @@ def _write_legal(state, stages_shown, out):
             task = stages["first_task"][stage] + stages["started_tasks"][stage]
             need = tasks["prompt_tokens"][task] + stages["output_limit"][stage]
             out.action_mask[row] = need <= room
-
-
-@kernel
-def observe_many(states, templates, stage_beliefs, job_beliefs, shown, asked, used, out, members):
-    """:func:`observe` for some clusters: all arguments but ``templates`` hold one for each.
-
-    ``members`` are the numbers of the clusters, ``asked`` is bool [clusters].
-    """
-    for i in members:
-        observe(
-            episode(states, i),
-            templates,
-            stage_beliefs[i],
-            job_beliefs[i],
-            Shown(
-                shown.stage[i],
-                shown.size[i],
-                shown.features[i],
-                shown.demand_s[i],
-                shown.edges[i],
-                shown.of_stage[i],
-                shown.of_placeholder[i],
-                shown.descendants[i],
-                shown.rows[i],
-            ),
-            asked[i],
-            used[i],
-            Observation(
-                out.stages[i],
-                out.stage_job[i],
-                out.stage_mask[i],
-                out.edges[i],
-                out.edge_mask[i],
-                out.jobs[i],
-                out.job_mask[i],
-                out.cluster[i],
-                out.action_mask[i],
-            ),
-        )
 
 
 def describe() -> str:

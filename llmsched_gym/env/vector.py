@@ -14,25 +14,19 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from llmsched_gym.belief.inference import update_many
 from llmsched_gym.belief.networks import new_scratch
-from llmsched_gym.cluster.simulator import (
-    BEGIN,
-    DECIDE,
-    FINISHED,
-    LEAVE,
-    STEP,
-    TRUNCATED,
-    step_many,
-)
+from llmsched_gym.cluster.simulator import DECIDE, FINISHED, TRUNCATED
 from llmsched_gym.cluster.state import TICKS_PER_SECOND, ClusterState, episode, new_states
-from llmsched_gym.env.observation import Observation, empty_observation, new_shown, observe_many
+from llmsched_gym.env.advance import BEGIN, LEAVE, STEP, advance_many
+from llmsched_gym.env.observation import Observation, empty_observation, new_shown
 from llmsched_gym.env.outcome import episode_metrics, job_table
 from llmsched_gym.env.reward import Step
 from llmsched_gym.env.scenario import Scenario, episode_options
 from llmsched_gym.env.scheduling import InvalidAction, why_invalid
 
-CLUSTERS_A_THREAD = 8  # fewer are not worth a thread
+# Fewer are not worth a thread: to wake one takes as long as their steps.
+CLUSTERS_A_THREAD = 96
+BELIEVING_CLUSTERS_A_THREAD = 12
 
 Infos = dict[str, Any]
 
@@ -49,8 +43,8 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
         over, with reward 0, until it is reset.
     copy : True (default): arrays handed out stay as they are; those that nobody holds any more are
         used again. False: every step overwrites the arrays of the last one.
-    threads : how many cores to use; None for all that this process may use. With fewer than 8
-        clusters a thread, less.
+    threads : how many cores to use; None for all that this process may use. With fewer than 12
+        clusters a thread (96 with ``belief="none"``), less.
     strict : raise on an illegal action instead of waiting.
     options : the other options of :class:`LLMSchedEnv`.
 
@@ -112,6 +106,7 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
             scenario.edges_of_a_job,
             count,
         )
+        self._so_far = self._read_clocks()
         self._status = np.full(count, FINISHED, np.int64)
         self._mask = np.zeros((count, scenario.max_stages + 1), np.int8)
         self._used = np.zeros((count, 3), np.int64)  # rows, edges and jobs shown
@@ -119,10 +114,10 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
         self._generators: list[np.random.Generator | None] = [None] * count
 
     def _set_up_threads(self, threads: int | None) -> None:
-        most = max(1, self.num_envs // CLUSTERS_A_THREAD)
-        self.threads = min(_cores() if threads is None else threads, most)
         networks = self.scenario.networks
-        self._shares = np.array_split(np.arange(self.num_envs), self.threads)
+        least = CLUSTERS_A_THREAD if networks is None else BELIEVING_CLUSTERS_A_THREAD
+        most = max(1, self.num_envs // least)
+        self.threads = min(_cores() if threads is None else threads, most)
         self._scratches = [networks and new_scratch(networks) for _ in range(self.threads)]
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
 
@@ -170,7 +165,7 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
             todo[over] = BEGIN if again else LEAVE
             for number in np.flatnonzero(todo == BEGIN).tolist():
                 self._draw(number)
-        before, buffer = self._so_far(), self._free_buffer()
+        before, buffer = self._so_far, self._free_buffer()
         self._advance(todo, stages, buffer)
         rewards = np.where(over, 0.0, self._rewards(before))
         terminations, truncations = self._status == FINISHED, self._status == TRUNCATED
@@ -265,57 +260,55 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
 
     def _advance(self, todo: NDArray[np.int64], stages: NDArray[np.int64], buffer: _Buffer) -> None:
         """Step or begin the clusters as ``todo`` says, then observe all of them."""
+        taken = np.zeros(1, np.int64)
         others = [
-            self._pool.submit(self._run, thread, todo, stages, buffer)
+            self._pool.submit(self._share, thread, todo, stages, buffer, taken)
             for thread in range(1, self.threads)
             if self._pool is not None
         ]
-        self._run(0, todo, stages, buffer)
+        self._share(0, todo, stages, buffer, taken)
         for other in others:
             other.result()
         self._mask[:] = buffer.out.action_mask  # what legality is judged by
         self._used[:] = buffer.used
+        self._so_far = self._read_clocks()
 
-    def _run(
-        self, thread: int, todo: NDArray[np.int64], stages: NDArray[np.int64], buffer: _Buffer
+    def _share(
+        self,
+        thread: int,
+        todo: NDArray[np.int64],
+        stages: NDArray[np.int64],
+        buffer: _Buffer,
+        taken: NDArray[np.int64],
     ) -> None:
         """One thread's share of :meth:`_advance`."""
-        scenario, members, scratch = self.scenario, self._shares[thread], self._scratches[thread]
-        step_many(self._states, todo, stages, self._status, members)
-        if scenario.networks is not None and scratch is not None:
-            update_many(
-                self._states,
-                scenario.templates,
-                scenario.networks,
-                self._stage_beliefs,
-                self._job_beliefs,
-                scratch,
-                scenario.mode,
-                members,
-            )
-        observe_many(
+        advance_many(
             self._states,
-            scenario.templates,
+            self.scenario.templates,
+            self.scenario.networks,
             self._stage_beliefs,
             self._job_beliefs,
+            self._scratches[thread],
+            self.scenario.mode,
             self._shown,
-            self._status == DECIDE,
+            todo,
+            stages,
+            self._status,
             buffer.used,
             buffer.out,
-            members,
+            taken,
         )
 
-    def _rewards(self, before: Step) -> NDArray[np.float64]:
-        after = self._so_far()
-        since = (now - then for now, then in zip(after, before, strict=True))
-        return np.asarray(self.scenario.reward(Step(*since)), np.float64)
-
-    def _so_far(self) -> Step:
+    def _read_clocks(self) -> Step:
         """Seconds, job seconds and completed jobs since the episodes began: [num_envs] each."""
         clock = self._states.clock[:, 0]
         return Step(
             clock["now"] / TICKS_PER_SECOND, clock["job_seconds"].copy(), clock["finished"].copy()
         )
+
+    def _rewards(self, before: Step) -> NDArray[np.float64]:
+        since = (now - then for now, then in zip(self._so_far, before, strict=True))
+        return np.asarray(self.scenario.reward(Step(*since)), np.float64)
 
     def _end(self, ended: NDArray[np.intp], infos: Infos, buffer: _Buffer) -> None:
         """Report the episodes that are over; in mode SameStep, begin the next ones."""

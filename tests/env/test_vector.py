@@ -109,7 +109,7 @@ def test_gymnasiums_wrappers_take_it() -> None:
 
 def test_threads_change_nothing() -> None:
     def play(threads: int) -> list[Any]:
-        env = make(24, threads=threads, belief="bayes")
+        env = make(36, threads=threads, belief="bayes")
         assert env.threads == threads
         rng = np.random.default_rng(0)
         observation, _ = env.reset(seed=0)
@@ -126,8 +126,9 @@ def test_threads_change_nothing() -> None:
 
 
 def test_few_clusters_take_few_threads() -> None:
-    assert make(7, threads=4).threads == 1
-    assert make(17, threads=4).threads == 2
+    assert make(23, threads=4, belief="bayes").threads == 1
+    assert make(25, threads=4, belief="bayes").threads == 2
+    assert make(25, threads=4, belief="none").threads == 1
 
 
 def test_observations_stay_as_they_are_while_somebody_holds_them() -> None:
