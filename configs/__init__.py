@@ -49,6 +49,7 @@ class TracedJobs(WorkloadOptions):
 
     path: str | None = None  # a JSONL file or a folder of them
     train_path: str | None = None  # past jobs; without it a part of those at path
+    training: bool = False  # draw episodes from past jobs: for train.py
     applications: list[str] | None = None  # null: all
     replay: bool = False  # in the order of the file instead of drawn with replacement
 

@@ -81,6 +81,7 @@ def make_workload(
     *,
     path: str | Path | None = None,
     train_path: str | Path | None = None,
+    training: bool = False,
     applications: Iterable[str] | None = None,
     replay: bool = False,
     arrivals: str | Arrivals = "poisson",
@@ -94,7 +95,9 @@ def make_workload(
     as many past jobs. "traces" reads jobs from ``path``, a JSON lines file or a folder of them
     (see :mod:`llmsched_gym.workload.traces`). By a hash of its name, each of these is a past job
     (70 %) or one to evaluate (30 %); if ``train_path`` is given, all jobs of ``path`` are to
-    evaluate, and those of ``train_path`` are the past.
+    evaluate, and those of ``train_path`` are the past. With ``training`` the past is split once
+    more, likewise: episodes draw from 30 % of it, and beliefs are fitted on the rest, so that
+    neither a learner nor its beliefs know a job that is evaluated.
 
     ``applications`` keeps only some of the applications of the traces, ``replay`` takes their jobs
     in file order. ``arrivals`` is "poisson", "burst", "recorded" (timestamps from
@@ -114,11 +117,13 @@ def make_workload(
     if name == "traces":
         if path is None:
             raise ValueError("path: workload=traces needs a JSON lines file or a folder of them")
-        past, bank = _traced_banks(path, train_path, applications)
-        note = f"traces: {len(bank)} jobs to evaluate, {len(past)} past jobs"
+        past, bank = _traced_banks(path, train_path, applications, training)
+        note = f"traces: {len(bank)} jobs to {'train on' if training else 'evaluate'}"
+        note += f", {len(past)} past jobs"
         return Workload(name, bank, past, process, replay, (note,))
     for_traces = {"path": path, "train_path": train_path, "applications": applications}
-    for option, value in {**for_traces, "replay": replay or None}.items():
+    flags = {"training": training or None, "replay": replay or None}
+    for option, value in (for_traces | flags).items():
         if value is not None:
             raise ValueError(f"{option}: only workload=traces takes it, not {name}")
     if jobs_per_application < 1:
@@ -164,25 +169,31 @@ def _generated_jobs(application: str, stream: str, count: int) -> tuple[Job, ...
 
 
 def _traced_banks(
-    path: str | Path, train_path: str | Path | None, applications: Iterable[str] | None
+    path: str | Path,
+    train_path: str | Path | None,
+    applications: Iterable[str] | None,
+    training: bool,
 ) -> tuple[JobBank, JobBank]:
-    """(past jobs, jobs to evaluate) from files; the past has no other applications."""
+    """(past jobs, jobs to draw from) from files; the past has no other applications."""
     jobs = read_traces(path)
     if applications is not None:
         jobs = _only(jobs, applications)
     if train_path is None:
-        past = [job for job in jobs if _is_past(job)]
-        evaluated = [job for job in jobs if not _is_past(job)]
+        past, drawn = _split(jobs)
     else:
-        past, evaluated = read_traces(train_path), jobs
-        _check_disjoint(past, evaluated)
-    names = {job.application for job in evaluated}
+        past, drawn = read_traces(train_path), jobs
+        _check_disjoint(past, drawn)
+    if training:
+        names = {job.application for job in drawn}
+        past, drawn = _split((job for job in past if job.application in names), "training")
+    names = {job.application for job in drawn}
     past = [job for job in past if job.application in names]
-    if not past or not evaluated:
-        wanting = "no job to evaluate" if not evaluated else "no past job of what is evaluated"
+    if not past or not drawn:
+        purpose = "train on" if training else "evaluate"
+        wanting = f"no job to {purpose}" if not drawn else f"no past job of those to {purpose}"
         where = f"path: {path}: the split" if train_path is None else f"train_path: {train_path}:"
         raise ValueError(f"{where} leaves {wanting} ({len(jobs)} jobs read)")
-    return JobBank.from_jobs(past), JobBank.from_jobs(evaluated)
+    return JobBank.from_jobs(past), JobBank.from_jobs(drawn)
 
 
 def _only(jobs: Sequence[Job], applications: Iterable[str]) -> list[Job]:
@@ -193,10 +204,15 @@ def _only(jobs: Sequence[Job], applications: Iterable[str]) -> list[Job]:
     return [job for job in jobs if job.application in chosen]
 
 
-def _is_past(job: Job) -> bool:
-    name = f"{job.application}\0{job.job_id}".encode("utf-8", "surrogatepass")
-    share = int.from_bytes(hashlib.sha256(name).digest()[:8]) / 2**64
-    return share < PAST_SHARE
+def _split(jobs: Iterable[Job], purpose: str = "") -> tuple[list[Job], list[Job]]:
+    """Past jobs and others, by a hash of their names, another one for each purpose."""
+    past: list[Job] = []
+    others: list[Job] = []
+    for job in jobs:
+        name = f"{purpose}{job.application}\0{job.job_id}".encode("utf-8", "surrogatepass")
+        share = int.from_bytes(hashlib.sha256(name).digest()[:8]) / 2**64
+        (past if share < PAST_SHARE else others).append(job)
+    return past, others
 
 
 def _check_disjoint(past: Iterable[Job], evaluated: Iterable[Job]) -> None:

@@ -204,6 +204,7 @@ def test_traces_of_some_applications(traces: Path) -> None:
         ({"name": "mixed", "path": "x"}, "path: only workload=traces takes it, not mixed"),
         ({"name": "mixed", "train_path": "x"}, "train_path: only workload=traces takes it"),
         ({"name": "mixed", "applications": ["x"]}, "applications: only workload=traces takes it"),
+        ({"name": "mixed", "training": True}, "training: only workload=traces takes it"),
         ({"name": "mixed", "replay": True}, "replay: only workload=traces takes it"),
         ({"name": "mixed", "jobs_per_application": 0}, "jobs_per_application: 0 is below 1"),
         ({"name": "traces"}, "path: workload=traces needs"),
@@ -231,8 +232,26 @@ def test_a_split_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
         found.add(str(error.value).partition("leaves ")[2])
     assert found == {
         "no job to evaluate (1 jobs read)",
-        "no past job of what is evaluated (1 jobs read)",
+        "no past job of those to evaluate (1 jobs read)",
     }
+
+
+def test_training_draws_from_past_jobs_that_beliefs_are_not_fitted_on(
+    traces: Path, tmp_path: Path
+) -> None:
+    evaluation = make_workload("traces", path=traces)
+    training = make_workload("traces", path=traces, training=True)
+    fitted, drawn = set(training.past.jobs()), set(training.bank.jobs())
+    assert fitted | drawn == set(evaluation.past.jobs())
+    assert not fitted & drawn
+    assert len(drawn) / len(evaluation.past) == pytest.approx(0.3, abs=0.15)
+    assert training.notes == (f"traces: {len(drawn)} jobs to train on, {len(fitted)} past jobs",)
+
+    train = tmp_path / "train.jsonl"
+    past = [Job("chat", f"past-{n}", (llm("other"),)) for n in range(30)]
+    write_traces(train, past)
+    by_files = make_workload("traces", path=traces, train_path=train, training=True)
+    assert {*by_files.past.jobs(), *by_files.bank.jobs()} == set(past)
 
 
 def test_training_files_without_the_application_are_refused(traces: Path, tmp_path: Path) -> None:
