@@ -121,9 +121,14 @@ def make_workload(
         note = f"traces: {len(bank)} jobs to {'train on' if training else 'evaluate'}"
         note += f", {len(past)} past jobs"
         return Workload(name, bank, past, process, replay, (note,))
-    for_traces = {"path": path, "train_path": train_path, "applications": applications}
-    flags = {"training": training or None, "replay": replay or None}
-    for option, value in (for_traces | flags).items():
+    for_traces = {
+        "path": path,
+        "train_path": train_path,
+        "applications": applications,
+        "training": training or None,
+        "replay": replay or None,
+    }
+    for option, value in for_traces.items():
         if value is not None:
             raise ValueError(f"{option}: only workload=traces takes it, not {name}")
     if jobs_per_application < 1:
@@ -183,11 +188,10 @@ def _traced_banks(
     else:
         past, drawn = read_traces(train_path), jobs
         _check_disjoint(past, drawn)
+    past = _like(drawn, past)
     if training:
-        names = {job.application for job in drawn}
-        past, drawn = _split((job for job in past if job.application in names), "training")
-    names = {job.application for job in drawn}
-    past = [job for job in past if job.application in names]
+        past, drawn = _split(past, "training")
+        past = _like(drawn, past)
     if not past or not drawn:
         purpose = "train on" if training else "evaluate"
         wanting = f"no job to {purpose}" if not drawn else f"no past job of those to {purpose}"
@@ -202,6 +206,12 @@ def _only(jobs: Sequence[Job], applications: Iterable[str]) -> list[Job]:
     for name in sorted(chosen - available):
         raise _unknown("applications", name, available)
     return [job for job in jobs if job.application in chosen]
+
+
+def _like(drawn: Iterable[Job], past: Iterable[Job]) -> list[Job]:
+    """The past jobs of those applications that are drawn from."""
+    names = {job.application for job in drawn}
+    return [job for job in past if job.application in names]
 
 
 def _split(jobs: Iterable[Job], purpose: str = "") -> tuple[list[Job], list[Job]]:

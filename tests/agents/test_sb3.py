@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import ENVIRONMENT
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3.common.monitor import Monitor
@@ -18,22 +19,13 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from agents.decima.network import graph_of
 from agents.sb3 import GraphPolicy, GraphRolloutBuffer, RewardScaling, SB3VecEnv
-from llmsched_gym.cluster.latency import load_cluster
 from llmsched_gym.env.observation import CLUSTER
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.env.vector import LLMSchedVectorEnv
-from llmsched_gym.workload.mixes import make_workload
 
 torch.set_num_threads(1)  # tests run side by side
 
-SMALL: dict[str, Any] = {
-    "workload": make_workload("task_automation", jobs_per_application=40),
-    "cluster": load_cluster("a100_llama2_7b", engines=1, max_batch=4),
-    "num_jobs": 3,
-    "load": 2.0,
-    "belief": "prior",
-    "max_stages": 40,
-}
+SMALL: dict[str, Any] = {**ENVIRONMENT, "num_jobs": 3, "max_stages": 40}
 LIMITS = (None, 8.0)  # seconds, after which episodes are truncated
 
 Observation = dict[str, np.ndarray[Any, Any]]
