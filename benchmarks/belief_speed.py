@@ -25,10 +25,11 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from llmsched_gym.belief.inference import BAYES, PRESENT, compile_profile, update
-from llmsched_gym.belief.networks import Beliefs, Networks, Scratch, new_beliefs
-from llmsched_gym.belief.profile import BeliefProfile, Network, load_or_fit
-from llmsched_gym.cluster.latency import load_cluster
+from llmsched_gym.belief.fitting import load_or_fit
+from llmsched_gym.belief.inference import compile_profile, update
+from llmsched_gym.belief.networks import BAYES, PRESENT, Beliefs, Networks, Scratch, new_beliefs
+from llmsched_gym.belief.profile import BeliefProfile, Network
+from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.cluster.simulator import DECIDE, can_run, start, step
 from llmsched_gym.cluster.state import EVIDENCE, PROGRESS, ClusterState, new_state
 from llmsched_gym.workload.mixes import Workload, make_workload

@@ -25,9 +25,8 @@ import numpy as np
 import torch
 from decision_latency import machine
 
-from agents import make_policy
-from agents.base import Observation
-from agents.decima.network import (
+from llmsched_gym.agents.base import Observation, make_policy
+from llmsched_gym.agents.decima.network import (
     DecimaNetwork,
     Graph,
     actions,

@@ -35,8 +35,10 @@ import numpy as np
 from belief_speed import pgmpy_us
 from numpy.typing import NDArray
 
-from agents import make_policy
-from llmsched_gym.belief.profile import BeliefSettings, load_or_fit
+from llmsched_gym.agents.base import make_policy
+from llmsched_gym.belief.fitting import load_or_fit
+from llmsched_gym.belief.profile import BeliefSettings
+from llmsched_gym.cluster.simulator import DECIDE
 from llmsched_gym.cluster.state import EVIDENCE
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.mixes import Workload, make_workload
@@ -97,10 +99,10 @@ class TimedEnv(LLMSchedEnv):
             & (state.jobs["unfinished_stages"][changed] > 0)
         ]
         if self.timed():
-            self.belief_us = best_us(self.repeats, self._believe)
+            self.belief_us = best_us(self.repeats, lambda: self._view.believe(state))
             self.observation_us = best_us(
                 self.repeats,
-                lambda: self._look(status),
+                lambda: self._view.show(state, status == DECIDE),
                 lambda: self.change(changed, kinds),
             )
             self.change(changed, kinds)
@@ -172,11 +174,11 @@ class Bench:
         """Microseconds of pgmpy for one job, which is given its evidence by updating its belief."""
         env, state = self.env, self.env.state
         state.changed[0], state.jobs["changed"][job], state.clock["changed"] = job, EVIDENCE, 1
-        env._believe()
+        env._view.believe(state)
         state.jobs["changed"][job], state.clock["changed"] = 0, 0
         name = env.bank.applications[state.jobs["application"][job]]
-        assert env._scratch is not None
-        return pgmpy_us(self.profile.networks[name], env._scratch)
+        assert env._view.scratch is not None
+        return pgmpy_us(self.profile.networks[name], env._view.scratch)
 
 
 def machine() -> str:

@@ -10,21 +10,22 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from llmsched_gym.env import scheduling
+from llmsched_gym.env import scheduling, view
 from llmsched_gym.env.scheduling import LLMSchedEnv
 
 
 class Stopwatch:
-    """Wrap a function of the environment's module and add up the time spent in it."""
+    """Wrap a function of a module and add up the time spent in it."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, module: ModuleType, name: str) -> None:
+        self.module, self.name = module, name
         self.seconds = 0.0
-        self.original: Callable[..., Any] = getattr(scheduling, name)
+        self.original: Callable[..., Any] = getattr(module, name)
 
     def __call__(self, *arguments: Any) -> Any:
         begin = time.perf_counter()
@@ -33,11 +34,11 @@ class Stopwatch:
         return result
 
     def __enter__(self) -> Stopwatch:
-        setattr(scheduling, self.name, self)
+        setattr(self.module, self.name, self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        setattr(scheduling, self.name, self.original)
+        setattr(self.module, self.name, self.original)
 
 
 def random_steps(env: LLMSchedEnv, steps: int, seed: int) -> float:
@@ -58,7 +59,8 @@ def random_steps(env: LLMSchedEnv, steps: int, seed: int) -> float:
 
 def shares(env: LLMSchedEnv, steps: int) -> dict[str, float]:
     """Share of a step's time spent in each part; the rest is Python."""
-    simulation, belief, observation = map(Stopwatch, ("step", "update", "observe"))
+    simulation = Stopwatch(scheduling, "step")
+    belief, observation = Stopwatch(view, "update"), Stopwatch(view, "observe")
     with simulation, belief, observation:
         total = random_steps(env, steps, 2)
     parts = {

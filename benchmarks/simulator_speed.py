@@ -16,13 +16,13 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from llmsched_gym.cluster.latency import Cluster, load_cluster
+from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.cluster.simulator import DECIDE, can_run, start, step
 from llmsched_gym.cluster.state import ClusterState, new_state
 from llmsched_gym.workload.mixes import Workload, arrival_rate, make_workload
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "cluster"))
-from naive import NaiveCluster
+from support.naive import NaiveCluster
 
 
 @numba.njit(_nrt=False)  # type: ignore[call-overload]  # like the kernels it calls

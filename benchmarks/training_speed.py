@@ -25,10 +25,11 @@ from unittest.mock import patch
 import torch
 from decision_latency import machine
 
-from agents.decima import ppo, rollout
-from agents.decima.network import DecimaNetwork
-from agents.decima.options import DecimaOptions
-from agents.training import Training
+from llmsched_gym.agents.decima import rollout
+from llmsched_gym.agents.decima import training as ppo
+from llmsched_gym.agents.decima.network import DecimaNetwork
+from llmsched_gym.agents.decima.options import DecimaOptions
+from llmsched_gym.agents.learning.run import Training
 from llmsched_gym.env.scenario import Scenario
 from llmsched_gym.env.vector import LLMSchedVectorEnv
 

@@ -14,7 +14,7 @@ import argparse
 import numpy as np
 from numpy.typing import NDArray
 
-from agents import Policy, make_policy
+from llmsched_gym.agents.base import Policy, make_policy
 from llmsched_gym.env.scheduling import LLMSchedEnv
 
 FIRST_SEED = 1000

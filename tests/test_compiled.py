@@ -1,37 +1,150 @@
+"""What is kept on disk is compiled anew when anything changes that it depends on, and only then."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-CALLER = """
-import called
-from llmsched_gym.compiled import compiled, sources
+ROOT = Path(__file__).parents[1]
 
-def version_of(version):
-    def call():
-        version
-        return called.answer()
-    return compiled(call)
-
-print(version_of(sources(called))())
-"""
-
+CONSTANTS = "STEP = {}\n"
 CALLED = """
 from llmsched_gym.compiled import compiled
+from pkg.constants import STEP
 
 @compiled
 def answer():
-    return {}
+    return {} * STEP
+"""
+CALLER = """
+from llmsched_gym.compiled import compiled
+from pkg.called import answer
+
+@compiled
+def ask():
+    return answer() + 1
+"""
+ASK = """
+from pkg.caller import ask
+print(ask(), sum(ask.stats.cache_hits.values()))
+"""
+
+# Writes one byte more into each file of a folder in turn: which change the stamp of which module?
+STAMPS = """
+import json, sys
+from pathlib import Path
+import llmsched_gym
+from llmsched_gym.compiled import stamp
+
+def stamps():
+    stamp.cache_clear()
+    return [stamp(module) for module in modules]
+
+folder, modules = Path(sys.argv[1]), sys.argv[2:]
+before = stamps()
+changed = {module: [] for module in modules}
+for path in sorted(folder.rglob("*.py")):
+    content = path.read_bytes()
+    path.write_bytes(content + b"#")
+    for module, old, new in zip(modules, before, stamps()):
+        if old != new:
+            changed[module].append(path.relative_to(folder).as_posix())
+    path.write_bytes(content)
+assert stamps() == before
+print(json.dumps([llmsched_gym.__file__, changed]))
 """
 
 
-def test_a_closure_over_sources_sees_edited_callees(tmp_path: Path) -> None:
-    def run() -> int:
-        command = [sys.executable, "-B", "caller.py"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        return int(done.stdout)
+def python(program: str, *arguments: str, cwd: Path) -> str:
+    command = [sys.executable, "-B", "-c", program, *arguments]  # -B: edits may be of one second
+    environment = os.environ | {"PYTHONPATH": str(cwd)}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
-    (tmp_path / "caller.py").write_text(CALLER)
-    for answer in (1, 2):
-        (tmp_path / "called.py").write_text(CALLED.format(answer))
-        assert run() == answer
-        assert run() == answer  # from the cache
+
+def stamped(folder: Path, *modules: str) -> tuple[Path, dict[str, set[str]]]:
+    """Where our package is imported from, and by module which files are part of its stamp."""
+    where, changed = json.loads(python(STAMPS, str(folder), *modules, cwd=folder.parent))
+    return Path(where), {module: set(names) for module, names in changed.items()}
+
+
+def test_an_edit_is_seen_at_once_wherever_it_is(tmp_path: Path) -> None:
+    def asked() -> tuple[int, bool]:
+        """The answer, and whether it was compiled before."""
+        answer, hits = map(int, python(ASK, cwd=tmp_path).split())
+        return answer, hits > 0
+
+    package = tmp_path / "pkg"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "constants.py").write_text(CONSTANTS.format(1))
+    (package / "called.py").write_text(CALLED.format(10))
+    (package / "caller.py").write_text(CALLER)
+    assert asked() == (11, False)
+    (package / "constants.py").write_text(CONSTANTS.format(2))
+    assert asked() == (21, False)
+    assert asked() == (21, True)
+    (package / "called.py").write_text(CALLED.format(30))
+    assert asked() == (61, False)
+    assert asked() == (61, True)
+    (package / "called.py").write_text(CALLED.format(10))
+    assert asked() == (21, True)  # as it was: still there
+
+
+def test_every_way_to_import_counts(tmp_path: Path) -> None:
+    callers = {
+        "names": "from pkg.called import answer",
+        "module": "from pkg import called",
+        "dotted": "import pkg.called",
+        "renamed": "import pkg.called as other",
+        "inside": "def ask():\n    from pkg.called import answer",
+        "alone": "import json",
+    }
+    package = tmp_path / "pkg"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "constants.py").write_text("STEP = 1\n")
+    (package / "called.py").write_text("from pkg.constants import STEP\nanswer = STEP\n")
+    for name, text in callers.items():
+        (package / f"{name}.py").write_text(f"{text}\n")
+    _, files = stamped(package, *(f"pkg.{name}" for name in callers))
+    below = {"called.py", "constants.py"}
+    for name in callers:
+        expected = {f"{name}.py"} | (below if name != "alone" else set())
+        assert files[f"pkg.{name}"] - {"__init__.py"} == expected, name
+
+
+def test_kernels_depend_on_all_that_they_call_and_read(tmp_path: Path) -> None:
+    package = tmp_path / "llmsched_gym"
+    only_code = shutil.ignore_patterns("__pycache__", "checkpoints")
+    shutil.copytree(ROOT / "llmsched_gym", package, ignore=only_code)
+    kernels = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "from llmsched_gym.compiled import" in path.read_text()
+    }
+    of_environment = {name for name in kernels if name.startswith(("cluster/", "belief/", "env/"))}
+    assert {"cluster/engines.py", "belief/inference.py", "env/observation.py"} < of_environment
+    module = {
+        name: f"llmsched_gym.{name.removesuffix('.py').replace('/', '.')}" for name in kernels
+    }
+    where, files = stamped(package, *module.values())
+    assert where.parent == package
+    for name in kernels:
+        assert {name, "compiled.py"} <= files[module[name]]
+    constants = {
+        "cluster/ticks.py",
+        "cluster/state.py",
+        "belief/networks.py",
+        "env/features.py",
+        "workload/job.py",
+    }
+    everything = files["llmsched_gym.env.advance"]
+    assert everything >= of_environment | constants
+    others = ("agents/", "evaluation/", "experiments/", "commands/")  # a policy may be edited
+    assert not [name for name in everything if name.startswith(others)]

@@ -1,1 +1,8 @@
-"""What is known of unfinished jobs: Bayesian networks over their stages."""
+"""What is known: Bayesian networks over an application's stages, and what they say of a job.
+
+Its public names, which are imported when they are first used, are listed in ``__init__.pyi``.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

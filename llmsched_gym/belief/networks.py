@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from llmsched_gym.belief.profile import BeliefProfile, Network
@@ -23,6 +24,10 @@ from llmsched_gym.workload.template import Template
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 Table = NDArray[np.void]
+
+NONE, PRIOR, BAYES, ORACLE = 0, 1, 2, 3  # modes: what beliefs are made of
+
+UNDETERMINED, PRESENT, COMPLETE, ABSENT, UNKNOWN = 0, 1, 2, 3, 4  # status of a stage
 
 BELIEF_STAGE = np.dtype(
     [
@@ -189,6 +194,36 @@ class Networks(NamedTuple):
     children: IntArray
     up: IntArray
     reach: IntArray
+
+
+@register_jitable
+def select(networks: Networks, application: int) -> Networks:
+    """One application's part of every table."""
+    start, end = networks.applications[application], networks.applications[application + 1]
+    levels = networks.steps.shape[1]
+    return Networks(
+        settings=networks.settings,
+        applications=networks.applications,
+        tasks=networks.tasks,
+        stages=networks.stages[start["stages"] : end["stages"]],
+        prior=networks.prior[start["stages"] : end["stages"]],
+        bins=networks.bins[start["stages"] : end["stages"]],
+        cells=networks.cells[start["cells"] : end["cells"]],
+        variables=networks.variables[start["variables"] : end["variables"]],
+        table=networks.table[start["entries"] : end["entries"]],
+        moments=networks.moments[start["rows"] : end["rows"]],
+        transforms=networks.transforms[start["rows"] * levels : end["rows"] * levels],
+        steps=networks.steps[application : application + 1],
+        powers=networks.powers,
+        waves=networks.waves,
+        scale=networks.scale,
+        marginal=networks.marginal[start["stages"] : end["stages"]],
+        means=networks.means[start["stages"] : end["stages"]],
+        separators=networks.separators[start["separators"] : end["separators"]],
+        children=networks.children[start["children"] : end["children"]],
+        up=networks.up[start["up"] : end["up"]],
+        reach=networks.reach[start["reach"] : end["reach"]],
+    )
 
 
 class Scratch(NamedTuple):

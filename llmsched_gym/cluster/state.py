@@ -1,33 +1,29 @@
 """The tables of one simulated cluster: what its compiled simulator reads and writes.
 
-Time is counted in whole *ticks* of one picosecond. Whole numbers make the closed form of m decode
-iterations equal to the sum over tokens to the last bit, so that events that coincide coincide
-exactly, in this simulator, in any other and on every machine.
+Time is counted in :mod:`~llmsched_gym.cluster.ticks`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import ArrayLike, NDArray
 
+from llmsched_gym.cluster.preset import Cluster
+from llmsched_gym.cluster.ticks import (
+    LAST_ARRIVAL_S,
+    LONGEST_JOB_S,
+    NEVER,
+    NO_LIMIT,
+    TICKS_PER_SECOND,
+)
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Kind
 
-if TYPE_CHECKING:
-    from llmsched_gym.cluster.latency import Cluster
-
-TICKS_PER_SECOND = 10**12
-NEVER = np.iinfo(np.int64).max  # the tick of an event that is not due
-LAST_ARRIVAL_S = 4.0e6  # later times would come near the largest tick, 9.2e6 s
-LONGEST_JOB_S = 4.0e6  # all its tasks one after the other
-NO_LIMIT = int(4.5e6) * TICKS_PER_SECOND
-
 Table = NDArray[np.void]
 IntArray = NDArray[np.int64]
-
 CLOCK = np.dtype(
     [
         ("now", np.int64),  # ticks
@@ -50,7 +46,6 @@ CLOCK = np.dtype(
         ("job_seconds", np.float64),  # time integral of the number of jobs in the system, s
     ]
 )
-
 JOB = np.dtype(
     [
         ("bank_job", np.int64),  # index in the bank the job was drawn from
@@ -67,7 +62,6 @@ JOB = np.dtype(
         ("changed", np.int64),  # what `changed` lists it for: NO_CHANGE, STARTED, ...
     ]
 )
-
 STAGE = np.dtype(
     [
         ("job", np.int64),
@@ -86,7 +80,6 @@ STAGE = np.dtype(
         ("demand", np.int64),  # ticks of service at batch size 1, all tasks: hidden until complete
     ]
 )
-
 TASK = np.dtype(
     [
         ("stage", np.int64),
@@ -98,7 +91,6 @@ TASK = np.dtype(
         ("executor", np.int64),  # engine or regular executor, -1 before
     ]
 )
-
 ENGINE = np.dtype(
     [
         ("running", np.int64),  # sequences on it: decoding, prefilling and joining
@@ -114,21 +106,18 @@ ENGINE = np.dtype(
         ("joining_tokens", np.int64),  # prompts of the sequences that wait for the next boundary
     ]
 )
-
 SEQUENCE = np.dtype(
     [
         ("task", np.int64),
         ("last_iteration", np.int64),  # `iteration` of its engine when it completes, once decoding
     ]
 )
-
 EXECUTOR = np.dtype(
     [
         ("task", np.int64),  # -1 if idle
         ("end", np.int64),  # ticks, NEVER if idle
     ]
 )
-
 LATENCY = np.dtype(
     [
         ("a", np.int64),  # ticks per decode iteration
@@ -141,7 +130,6 @@ LATENCY = np.dtype(
         ("kv_capacity", np.int64),  # tokens per engine
     ]
 )
-
 # What happened to a job: nothing; a task started; one completed; a stage completed, or it arrived.
 NO_CHANGE, STARTED, PROGRESS, EVIDENCE = range(4)
 
@@ -201,23 +189,23 @@ def episode(states: ClusterState, number: int) -> ClusterState:
     Rows beyond those of the episode are padding.
     """
     return ClusterState(
-        states.clock[number],
-        states.jobs[number],
-        states.stages[number],
-        states.tasks[number],
-        states.parents_of[number],
-        states.parents[number],
-        states.children_of[number],
-        states.children[number],
-        states.reveals_of[number],
-        states.reveals[number],
-        states.ready[number],
-        states.active[number],
-        states.changed[number],
-        states.engines[number],
-        states.sequences[number],
-        states.executors[number],
-        states.latency[number],
+        clock=states.clock[number],
+        jobs=states.jobs[number],
+        stages=states.stages[number],
+        tasks=states.tasks[number],
+        parents_of=states.parents_of[number],
+        parents=states.parents[number],
+        children_of=states.children_of[number],
+        children=states.children[number],
+        reveals_of=states.reveals_of[number],
+        reveals=states.reveals[number],
+        ready=states.ready[number],
+        active=states.active[number],
+        changed=states.changed[number],
+        engines=states.engines[number],
+        sequences=states.sequences[number],
+        executors=states.executors[number],
+        latency=states.latency[number],
     )
 
 
@@ -302,92 +290,125 @@ def new_state(
     if len(index) == 0 or index.min() < 0 or index.max() >= len(bank):
         raise ValueError(f"job_indices: at least one is needed, each from 0 to {len(bank) - 1}")
     arrival = _arrival_ticks(np.asarray(arrival_s, np.float64), len(index))
+    jobs, from_bank = _new_jobs(bank, index, arrival)
+    tasks, stage_tasks = _new_tasks(bank, from_bank, cluster)
+    stages, graph = _new_stages(bank, from_bank, jobs, tasks, stage_tasks)
+    stages["canonical"] = canonical[from_bank]
+    need = np.maximum.reduceat(tasks["prompt_tokens"], stage_tasks[:-1]) + stages["output_limit"]
+    if need.max() > cluster.latency.kv_capacity_tokens:
+        check_fits(bank, cluster)  # raises, and says which
+    clock = _new_clock(len(index), cluster, _limit(time_limit_s))
+    clock["largest_need"] = need.max()
+    return ClusterState(
+        clock=clock,
+        jobs=jobs,
+        stages=stages,
+        tasks=tasks,
+        **graph,  # type: ignore[arg-type]
+        ready=np.zeros(len(stages), np.int64),
+        active=np.zeros(len(jobs), np.int64),
+        changed=np.zeros(len(jobs), np.int64),
+        **_idle_executors(cluster),  # type: ignore[arg-type]
+    )
 
-    job_stages, from_bank = _rows(bank.job_stages, index)  # the bank's stage of each stage
-    num_stages = np.diff(job_stages)
-    stage_job = np.repeat(np.arange(len(index)), num_stages)
-    first_stage = job_stages[stage_job]
-    parents_of, edges = _rows(bank.stage_parents, from_bank)
-    parents = bank.parents[edges] + np.repeat(first_stage, np.diff(parents_of))
-    revealed_by = bank.stage_revealed_by[from_bank]
-    revealed_by = np.where(revealed_by < 0, -1, revealed_by + first_stage)
-    hidden = np.flatnonzero(revealed_by >= 0)
-    child = np.repeat(np.arange(len(from_bank)), np.diff(parents_of))
-    stage_tasks, tasks_from_bank = _rows(bank.stage_tasks, from_bank)
 
+def _new_clock(num_jobs: int, cluster: Cluster, limit: int) -> Table:
+    """CLOCK [1] before the first arrival."""
+    clock = np.zeros(1, CLOCK)
+    clock["limit"] = limit
+    clock["num_jobs"] = num_jobs
+    clock["regular_free"] = cluster.regular_executors
+    clock["next_regular"] = NEVER
+    return clock
+
+
+def _new_jobs(bank: JobBank, index: IntArray, arrival: IntArray) -> tuple[Table, IntArray]:
+    """JOB [J], and the bank's stage of each of the S stages."""
+    job_stages, from_bank = _rows(bank.job_stages, index)
     jobs = np.zeros(len(index), JOB)
     jobs["bank_job"] = index
     jobs["application"] = bank.job_application[index]
     jobs["first_stage"] = job_stages[:-1]
-    jobs["num_stages"] = jobs["unfinished_stages"] = num_stages
+    jobs["num_stages"] = jobs["unfinished_stages"] = np.diff(job_stages)
     jobs["arrival"] = jobs["attained_until"] = arrival
     jobs["completion"] = -1
+    return jobs, from_bank
 
+
+def _new_tasks(bank: JobBank, from_bank: IntArray, cluster: Cluster) -> tuple[Table, IntArray]:
+    """TASK [T], and where the tasks of each stage begin: int64 [S + 1]."""
+    stage_tasks, tasks_from_bank = _rows(bank.stage_tasks, from_bank)
     tasks = np.empty(len(tasks_from_bank), TASK)
     tasks["stage"] = np.repeat(np.arange(len(from_bank)), np.diff(stage_tasks))
     tasks["prompt_tokens"] = prompt = bank.prompt_tokens[tasks_from_bank]
     tasks["output_tokens"] = output = bank.output_tokens[tasks_from_bank]
-    tasks["demand"] = demand = np.where(
+    tasks["demand"] = np.where(
         prompt > 0,
         cluster.latency.demand_ticks(prompt, output),
         np.rint(bank.duration_s[tasks_from_bank] * TICKS_PER_SECOND).astype(np.int64),
     )
     tasks["start"] = tasks["end"] = tasks["executor"] = -1
+    return tasks, stage_tasks
+
+
+def _new_stages(
+    bank: JobBank, from_bank: IntArray, jobs: Table, tasks: Table, stage_tasks: IntArray
+) -> tuple[Table, dict[str, IntArray]]:
+    """STAGE [S] without ``canonical``, and who waits for and is revealed by whom."""
+    stage_job = np.repeat(np.arange(len(jobs)), jobs["num_stages"])
+    first_stage = jobs["first_stage"][stage_job]
+    parents_of, edges = _rows(bank.stage_parents, from_bank)
+    parents = bank.parents[edges] + np.repeat(first_stage, np.diff(parents_of))
+    child = np.repeat(np.arange(len(from_bank)), np.diff(parents_of))
+    revealed_by = bank.stage_revealed_by[from_bank]
+    revealed_by = np.where(revealed_by < 0, -1, revealed_by + first_stage)
+    hidden = np.flatnonzero(revealed_by >= 0)
 
     stages = np.zeros(len(from_bank), STAGE)
     stages["job"] = stage_job
     stages["kind"] = kind = bank.stage_kind[from_bank]
-    stages["canonical"] = canonical[from_bank]
     stages["num_tasks"] = np.diff(stage_tasks)
     stages["first_task"] = stage_tasks[:-1]
     stages["unfinished_parents"] = np.diff(parents_of)
     stages["revealed_by"] = revealed_by
     stages["ready_slot"] = -1
-    stages["prompt_tokens"] = np.add.reduceat(prompt, stage_tasks[:-1])
+    stages["prompt_tokens"] = np.add.reduceat(tasks["prompt_tokens"], stage_tasks[:-1])
     limit = bank.output_limit[jobs["application"]][stage_job]
     stages["output_limit"] = np.where(kind == Kind.LLM, limit, 0)
-    stages["demand"] = np.add.reduceat(demand, stage_tasks[:-1])
-    need = np.maximum.reduceat(prompt, stage_tasks[:-1]) + stages["output_limit"]
-    if need.max() > cluster.latency.kv_capacity_tokens:
-        check_fits(bank, cluster)  # raises, and says which
+    stages["demand"] = np.add.reduceat(tasks["demand"], stage_tasks[:-1])
 
-    clock = np.zeros(1, CLOCK)
-    clock["limit"] = _limit(time_limit_s)
-    clock["num_jobs"] = len(index)
-    clock["regular_free"] = cluster.regular_executors
-    clock["next_regular"] = NEVER
-    clock["largest_need"] = need.max()
+    children_of, children = _group(parents, child, len(stages))
+    reveals_of, reveals = _group(revealed_by[hidden], hidden, len(stages))
+    return stages, {
+        "parents_of": parents_of,
+        "parents": parents,
+        "children_of": children_of,
+        "children": children,
+        "reveals_of": reveals_of,
+        "reveals": reveals,
+    }
+
+
+def _idle_executors(cluster: Cluster) -> dict[str, Table]:
+    """ENGINE [E], SEQUENCE [E, B], EXECUTOR [R] and LATENCY [1] of a cluster without work."""
     engines = np.zeros(cluster.engines, ENGINE)
     engines["event"] = NEVER
     executors = np.empty(cluster.regular_executors, EXECUTOR)
     executors["task"], executors["end"] = -1, NEVER
-    latency = np.array(
-        [
-            (
-                *cluster.latency.decode_coefficients,
-                *cluster.latency.prefill_coefficients,
-                cluster.latency.kv_capacity_tokens,
-            )
-        ],
-        LATENCY,
-    )
-    return ClusterState(
-        clock,
-        jobs,
-        stages,
-        tasks,
-        parents_of,
-        parents,
-        *_group(parents, child, len(stages)),
-        *_group(revealed_by[hidden], hidden, len(stages)),
-        ready=np.zeros(len(stages), np.int64),
-        active=np.zeros(len(jobs), np.int64),
-        changed=np.zeros(len(jobs), np.int64),
-        engines=engines,
-        sequences=np.zeros((cluster.engines, cluster.max_batch), SEQUENCE),
-        executors=executors,
-        latency=latency,
-    )
+    latency = np.zeros(1, LATENCY)
+    for name, value in zip("acd", cluster.latency.decode_coefficients, strict=True):
+        latency[name] = value
+    for name, prefill in zip(
+        ("p0", "e", "f", "g"), cluster.latency.prefill_coefficients, strict=True
+    ):
+        latency[name] = prefill
+    latency["kv_capacity"] = cluster.latency.kv_capacity_tokens
+    return {
+        "engines": engines,
+        "sequences": np.zeros((cluster.engines, cluster.max_batch), SEQUENCE),
+        "executors": executors,
+        "latency": latency,
+    }
 
 
 def new_states(bank: JobBank, cluster: Cluster, num_jobs: int, count: int) -> ClusterState:

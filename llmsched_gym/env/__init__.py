@@ -1,1 +1,8 @@
-"""What an agent sees: the Gymnasium environment."""
+"""What an agent sees and does: the Gymnasium environments.
+
+Its public names, which are imported when they are first used, are listed in ``__init__.pyi``.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-import llmsched_gym.belief.inference
-import llmsched_gym.belief.networks
-import llmsched_gym.cluster.simulator
-import llmsched_gym.cluster.state
-import llmsched_gym.env.observation
 from llmsched_gym.belief.inference import update
 from llmsched_gym.belief.networks import Beliefs
 from llmsched_gym.cluster.simulator import DECIDE, start, step
 from llmsched_gym.cluster.state import episode
-from llmsched_gym.compiled import compiled, sources
-from llmsched_gym.env.observation import Observation, Shown, observe
+from llmsched_gym.compiled import kernel
+from llmsched_gym.env.observation import observation_of, observe, shown_of
 
 LEAVE, STEP, BEGIN = 0, 1, 2  # what is done to a cluster
 
@@ -34,96 +27,57 @@ def _take(_, counter):
     return types.int64(counter), generate
 
 
-def _compiled_from(version: str) -> Callable[..., None]:
-    """:func:`advance_many`, compiled anew for each version of the functions it calls.
+@kernel
+def advance_many(
+    states,
+    templates,
+    networks,
+    stage_beliefs,
+    job_beliefs,
+    scratch,
+    mode,
+    shown,
+    todo,
+    stages,
+    status,
+    used,
+    out,
+    taken,
+):
+    """Step or begin clusters as ``todo`` says, and observe them, until none is left to take.
 
-    Numba's cache does not notice edits in the files of callees, but it looks at closures.
+    Threads may share the work: they pass the same arguments but for ``scratch``.
+
+    Parameters
+    ----------
+    states, stage_beliefs, job_beliefs, shown, used, out :
+        as :func:`update` and :func:`observe` take them, with a leading dimension of C clusters.
+    templates, networks, mode : as :func:`update` takes them; without networks no beliefs.
+    scratch : working space of this thread.
+    todo : int64 [C], LEAVE, STEP or BEGIN.
+    stages : int64 [C], what to dispatch, see :func:`step`.
+    status : int64 [C], written where something is to do.
+    taken : int64 [1], how many clusters some thread has taken, zero at first.
     """
-
-    def advance_many(
-        states,
-        templates,
-        networks,
-        stage_beliefs,
-        job_beliefs,
-        scratch,
-        mode,
-        shown,
-        todo,
-        stages,
-        status,
-        used,
-        out,
-        taken,
-    ):
-        """Step or begin clusters as ``todo`` says, and observe them, until none is left to take.
-
-        Threads may share the work: they pass the same arguments but for ``scratch``.
-
-        Parameters
-        ----------
-        states, stage_beliefs, job_beliefs, shown, used, out :
-            as :func:`update` and :func:`observe` take them, with a leading dimension of C clusters.
-        templates, networks, mode : as :func:`update` takes them; without networks no beliefs.
-        scratch : working space of this thread.
-        todo : int64 [C], LEAVE, STEP or BEGIN.
-        stages : int64 [C], what to dispatch, see :func:`step`.
-        status : int64 [C], written where something is to do.
-        taken : int64 [1], how many clusters some thread has taken, zero at first.
-        """
-        version  # noqa: B018 (to have it in the closure)
-        while True:
-            i: int = _take(taken)  # type: ignore[call-arg]
-            if i >= len(todo):
-                return
-            state = episode(states, i)
-            if todo[i] == STEP:
-                status[i] = step(state, stages[i])
-            elif todo[i] == BEGIN:
-                status[i] = start(state)
-            if networks is not None:
-                beliefs = Beliefs(stage_beliefs[i], job_beliefs[i], scratch)
-                update(state, templates, networks, beliefs, mode)
-            observe(
-                state,
-                templates,
-                stage_beliefs[i],
-                job_beliefs[i],
-                Shown(
-                    shown.stage[i],
-                    shown.size[i],
-                    shown.features[i],
-                    shown.demand_s[i],
-                    shown.edges[i],
-                    shown.of_stage[i],
-                    shown.of_placeholder[i],
-                    shown.descendants[i],
-                    shown.rows[i],
-                ),
-                status[i] == DECIDE,
-                used[i],
-                Observation(
-                    out.stages[i],
-                    out.stage_job[i],
-                    out.stage_mask[i],
-                    out.edges[i],
-                    out.edge_mask[i],
-                    out.jobs[i],
-                    out.job_mask[i],
-                    out.cluster[i],
-                    out.action_mask[i],
-                ),
-            )
-
-    return compiled(advance_many, _nrt=False)
-
-
-advance_many = _compiled_from(
-    sources(
-        llmsched_gym.cluster.state,
-        llmsched_gym.cluster.simulator,
-        llmsched_gym.belief.networks,
-        llmsched_gym.belief.inference,
-        llmsched_gym.env.observation,
-    )
-)
+    while True:
+        i: int = _take(taken)  # type: ignore[call-arg]
+        if i >= len(todo):
+            return
+        state = episode(states, i)
+        if todo[i] == STEP:
+            status[i] = step(state, stages[i])
+        elif todo[i] == BEGIN:
+            status[i] = start(state)
+        if networks is not None:
+            beliefs = Beliefs(stage_beliefs[i], job_beliefs[i], scratch)
+            update(state, templates, networks, beliefs, mode)
+        observe(
+            state,
+            templates,
+            stage_beliefs[i],
+            job_beliefs[i],
+            shown_of(shown, i),
+            status[i] == DECIDE,
+            used[i],
+            observation_of(out, i),
+        )

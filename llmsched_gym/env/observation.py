@@ -1,98 +1,20 @@
-"""What an agent sees: the spaces, the features and their units."""
+"""From the state of a cluster and the beliefs about its jobs to the observation, compiled."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from gymnasium import spaces
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from llmsched_gym.cluster.state import EVIDENCE, TICKS_PER_SECOND
-from llmsched_gym.compiled import compiled
-
-kernel = partial(compiled, _nrt=False)
-inlined = partial(compiled, _nrt=False, forceinline=True)
-
-
-class Feature(NamedTuple):
-    """One column of a table of the observation."""
-
-    name: str
-    unit: str
-    meaning: str
-
-
-STAGE_FEATURES = (
-    Feature("is_llm", "flag", "runs on an LLM engine"),
-    Feature("is_regular", "flag", "runs on a regular executor"),
-    Feature("is_dynamic", "flag", "placeholder of what an unfinished stage may reveal"),
-    Feature("ready", "flag", "all parents are complete"),
-    Feature("waiting_tasks", "tasks", "not started"),
-    Feature("running_tasks", "tasks", "dispatched, not completed"),
-    Feature("completed_tasks", "tasks", "completed"),
-    Feature("prompt_tokens", "tokens", "of all its tasks; 0 until the stage is ready"),
-    Feature("descendants", "stages", "visible unfinished stages and placeholders that wait for it"),
-    Feature("presence", "probability", "that it exists (placeholder: expected number of stages)"),
-    Feature("demand_s", "s", "expected remaining service demand at the current batch sizes"),
-    Feature("entropy_bits", "bit", "entropy of its demand"),
-    Feature("uncertainty_reduction", "bit s", "R of the stage, 0 unless ready"),
-)
-
-JOB_FEATURES = (
-    Feature("application", "index", "the application it is a run of"),
-    Feature("age_s", "s", "time since arrival"),
-    Feature("waiting_tasks", "tasks", "of its ready stages, not started"),
-    Feature("running_tasks", "tasks", "dispatched, not completed"),
-    Feature("completed_tasks", "tasks", "completed"),
-    Feature("attained_s", "slot s", "slot time its tasks have used"),
-    Feature(
-        "prior_demand_s",
-        "s",
-        "expected demand at arrival, at batch size 1: the same for a whole application",
-    ),
-    Feature("demand_s", "s", "expected remaining demand E[rem] at the current batch sizes"),
-    Feature("demand_std_s", "s", "its standard deviation"),
-    Feature("demand_low_s", "s", "lower end of its interval"),
-    Feature("demand_high_s", "s", "upper end of its interval"),
-    Feature("demand_llm_s", "s", "the part of demand_s that runs on LLM engines"),
-    Feature("gittins_s", "s", "Gittins index of its remaining demand, scaled like demand_s"),
-)
-
-CLUSTER_FEATURES = (
-    Feature("time_s", "s", "since the start of the episode"),
-    Feature("jobs_in_system", "jobs", "arrived, not completed"),
-    Feature("jobs_not_shown", "jobs", "in the system, without a row here for want of room"),
-    Feature("jobs_to_arrive", "jobs", "of this episode"),
-    Feature("llm_slots", "slots", "of all engines"),
-    Feature("llm_free", "slots", "without a sequence"),
-    Feature("regular_executors", "executors", "in all"),
-    Feature("regular_free", "executors", "idle"),
-    Feature("batch_slowdown", "ratio", "l(b now) / l(1), mean over the busy engines"),
-)
-
-STAGE = {feature.name: column for column, feature in enumerate(STAGE_FEATURES)}
-JOB = {feature.name: column for column, feature in enumerate(JOB_FEATURES)}
-CLUSTER = {feature.name: column for column, feature in enumerate(CLUSTER_FEATURES)}
-
-
-class Observation(NamedTuple):
-    """The arrays of one observation, in the order of the spaces.
-
-    Rows in use come first: jobs in order of arrival, the stages of a job in topological order, each
-    placeholder right after the stage that fills it. Unused rows are zero.
-    """
-
-    stages: NDArray[np.float32]
-    stage_job: NDArray[np.int32]
-    stage_mask: NDArray[np.int8]
-    edges: NDArray[np.int32]
-    edge_mask: NDArray[np.int8]
-    jobs: NDArray[np.float32]
-    job_mask: NDArray[np.int8]
-    cluster: NDArray[np.float32]
-    action_mask: NDArray[np.int8]
+from llmsched_gym.cluster.state import EVIDENCE
+from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
+from llmsched_gym.compiled import inlined, kernel
+from llmsched_gym.env.features import CLUSTER_COLUMN as C
+from llmsched_gym.env.features import JOB_COLUMN as J
+from llmsched_gym.env.features import STAGE_COLUMN as S
+from llmsched_gym.env.features import STAGE_FEATURES, Observation
 
 
 class Shown(NamedTuple):
@@ -125,41 +47,35 @@ class Shown(NamedTuple):
     rows: NDArray[np.int64]
 
 
-def observation_space(max_stages: int, max_edges: int, max_jobs: int) -> spaces.Dict:
-    """The one-level ``Dict`` space of fixed-size boxes (finite, as the checkers demand)."""
-    largest = float(np.finfo(np.float32).max)
-    return spaces.Dict(
-        {
-            "stages": spaces.Box(0.0, largest, (max_stages, len(STAGE_FEATURES)), np.float32),
-            "stage_job": spaces.Box(0, max(max_jobs - 1, 1), (max_stages,), np.int32),
-            "stage_mask": spaces.Box(0, 1, (max_stages,), np.int8),
-            "edges": spaces.Box(0, max(max_stages - 1, 1), (max_edges, 2), np.int32),
-            "edge_mask": spaces.Box(0, 1, (max_edges,), np.int8),
-            "jobs": spaces.Box(0.0, largest, (max_jobs, len(JOB_FEATURES)), np.float32),
-            "job_mask": spaces.Box(0, 1, (max_jobs,), np.int8),
-            "cluster": spaces.Box(0.0, largest, (len(CLUSTER_FEATURES),), np.float32),
-            "action_mask": spaces.Box(0, 1, (max_stages + 1,), np.int8),
-        }
+@register_jitable
+def shown_of(shown: Shown, number: int) -> Shown:
+    """What one of many clusters shows: views of arrays with one more, leading dimension."""
+    return Shown(
+        stage=shown.stage[number],
+        size=shown.size[number],
+        features=shown.features[number],
+        demand_s=shown.demand_s[number],
+        edges=shown.edges[number],
+        of_stage=shown.of_stage[number],
+        of_placeholder=shown.of_placeholder[number],
+        descendants=shown.descendants[number],
+        rows=shown.rows[number],
     )
 
 
-def empty_observation(
-    max_stages: int, max_edges: int, max_jobs: int, *clusters: int
-) -> Observation:
-    """All zeros; large arrays cost nothing until their rows are written.
-
-    ``clusters`` is a leading dimension, if any.
-    """
+@register_jitable
+def observation_of(out: Observation, number: int) -> Observation:
+    """The observation of one of many clusters: views of arrays with one more dimension."""
     return Observation(
-        np.zeros((*clusters, max_stages, len(STAGE_FEATURES)), np.float32),
-        np.zeros((*clusters, max_stages), np.int32),
-        np.zeros((*clusters, max_stages), np.int8),
-        np.zeros((*clusters, max_edges, 2), np.int32),
-        np.zeros((*clusters, max_edges), np.int8),
-        np.zeros((*clusters, max_jobs, len(JOB_FEATURES)), np.float32),
-        np.zeros((*clusters, max_jobs), np.int8),
-        np.zeros((*clusters, len(CLUSTER_FEATURES)), np.float32),
-        np.zeros((*clusters, max_stages + 1), np.int8),
+        stages=out.stages[number],
+        stage_job=out.stage_job[number],
+        stage_mask=out.stage_mask[number],
+        edges=out.edges[number],
+        edge_mask=out.edge_mask[number],
+        jobs=out.jobs[number],
+        job_mask=out.job_mask[number],
+        cluster=out.cluster[number],
+        action_mask=out.action_mask[number],
     )
 
 
@@ -176,15 +92,15 @@ def new_shown(
     ``clusters`` is a leading dimension, if any.
     """
     return Shown(
-        np.zeros((*clusters, num_jobs, rows_of_a_job), np.int64),
-        np.zeros((*clusters, num_jobs, 3), np.int64),
-        np.zeros((*clusters, num_jobs, rows_of_a_job, len(STAGE_FEATURES)), np.float32),
-        np.zeros((*clusters, num_jobs, rows_of_a_job, 2)),
-        np.zeros((*clusters, num_jobs, edges_of_a_job, 2), np.int32),
-        np.zeros((*clusters, num_stages), np.int64),
-        np.zeros((*clusters, num_stages), np.int64),
-        np.zeros((*clusters, rows_of_a_job, (rows_of_a_job + 63) // 64), np.uint64),
-        np.zeros((*clusters, max_stages), np.int64),
+        stage=np.zeros((*clusters, num_jobs, rows_of_a_job), np.int64),
+        size=np.zeros((*clusters, num_jobs, 3), np.int64),
+        features=np.zeros((*clusters, num_jobs, rows_of_a_job, len(STAGE_FEATURES)), np.float32),
+        demand_s=np.zeros((*clusters, num_jobs, rows_of_a_job, 2)),
+        edges=np.zeros((*clusters, num_jobs, edges_of_a_job, 2), np.int32),
+        of_stage=np.zeros((*clusters, num_stages), np.int64),
+        of_placeholder=np.zeros((*clusters, num_stages), np.int64),
+        descendants=np.zeros((*clusters, rows_of_a_job, (rows_of_a_job + 63) // 64), np.uint64),
+        rows=np.zeros((*clusters, max_stages), np.int64),
     )
 
 
@@ -263,37 +179,38 @@ def _read_stage(stages, believed, base, stage, out, demand_s):
     tasks = stages["num_tasks"][stage]
     completed = stages["completed_tasks"][stage]
     ready = stages["unfinished_parents"][stage] == 0
-    out[0] = kind == 0
-    out[1] = kind == 1
-    out[2] = 0.0
-    out[3] = ready
-    out[4] = tasks - stages["started_tasks"][stage]
-    out[5] = stages["started_tasks"][stage] - completed
-    out[6] = completed
-    out[7] = stages["prompt_tokens"][stage] if ready else 0
-    out[9] = out[11] = out[12] = 0.0
+    out[S.is_llm] = kind == 0
+    out[S.is_regular] = kind == 1
+    out[S.is_dynamic] = 0.0
+    out[S.ready] = ready
+    out[S.waiting_tasks] = tasks - stages["started_tasks"][stage]
+    out[S.running_tasks] = stages["started_tasks"][stage] - completed
+    out[S.completed_tasks] = completed
+    out[S.prompt_tokens] = stages["prompt_tokens"][stage] if ready else 0
+    out[S.presence] = out[S.entropy_bits] = out[S.uncertainty_reduction] = 0.0
     demand_s[:] = 0.0
     canonical = stages["canonical"][stage]
     if canonical >= 0:
         belief = canonical - base
         left = (tasks - completed) / tasks
-        out[9] = believed["presence"][belief]
-        out[11] = believed["entropy_bits"][belief]
-        out[12] = believed["reduction"][belief] if ready else 0.0
+        out[S.presence] = believed["presence"][belief]
+        out[S.entropy_bits] = believed["entropy_bits"][belief]
+        out[S.uncertainty_reduction] = believed["reduction"][belief] if ready else 0.0
         demand_s[kind] = believed["demand_s"][belief] * left
 
 
 @inlined
 def _read_placeholder(templates, believed, base, revealer, out, demand_s):
-    out[0] = out[1] = 0.0
-    out[2] = 1.0
-    out[3:8] = 0.0
-    out[9] = out[11] = out[12] = 0.0
+    out[S.is_llm] = out[S.is_regular] = out[S.ready] = 0.0
+    out[S.is_dynamic] = 1.0
+    out[S.waiting_tasks] = out[S.running_tasks] = out[S.completed_tasks] = 0.0
+    out[S.prompt_tokens] = out[S.uncertainty_reduction] = 0.0
+    out[S.presence] = out[S.entropy_bits] = 0.0
     demand_s[:] = 0.0
     for k in range(templates.reveals_of[revealer], templates.reveals_of[revealer + 1]):
         hidden = templates.reveals[k]
-        out[9] += believed["presence"][hidden - base]
-        out[11] += believed["entropy_bits"][hidden - base]
+        out[S.presence] += believed["presence"][hidden - base]
+        out[S.entropy_bits] += believed["entropy_bits"][hidden - base]
         demand_s[templates.kind[hidden]] += believed["demand_s"][hidden - base]
 
 
@@ -354,7 +271,7 @@ def _count_descendants(edges, sets, features):
             while bits:
                 bits &= bits - np.uint64(1)
                 total += 1
-        features[row, 8] = total
+        features[row, S.descendants] = total
 
 
 # --- The observation ------------------------------------------------------------------------------
@@ -365,35 +282,35 @@ def _write_job(state, belief, slowdown, job, waiting, out):
     jobs, now = state.jobs, state.clock["now"][0]
     used = jobs["attained"][job]
     used += jobs["running_tasks"][job] * (now - jobs["attained_until"][job])
-    out[0] = jobs["application"][job]
-    out[1] = (now - jobs["arrival"][job]) / TICKS_PER_SECOND
-    out[2] = waiting
-    out[3] = jobs["running_tasks"][job]
-    out[4] = jobs["completed_tasks"][job]
-    out[5] = used / TICKS_PER_SECOND
-    out[6] = belief["prior_llm_s"] + belief["prior_regular_s"]
-    out[7] = belief["llm_s"] * slowdown + belief["regular_s"]
-    out[8] = _std(belief, slowdown)
-    out[9] = belief["low_llm_s"] * slowdown + belief["low_regular_s"]
-    out[10] = belief["high_llm_s"] * slowdown + belief["high_regular_s"]
-    out[11] = belief["llm_s"] * slowdown
+    out[J.application] = jobs["application"][job]
+    out[J.age_s] = (now - jobs["arrival"][job]) / TICKS_PER_SECOND
+    out[J.waiting_tasks] = waiting
+    out[J.running_tasks] = jobs["running_tasks"][job]
+    out[J.completed_tasks] = jobs["completed_tasks"][job]
+    out[J.attained_s] = used / TICKS_PER_SECOND
+    out[J.prior_demand_s] = belief["prior_llm_s"] + belief["prior_regular_s"]
+    out[J.demand_s] = belief["llm_s"] * slowdown + belief["regular_s"]
+    out[J.demand_std_s] = _std(belief, slowdown)
+    out[J.demand_low_s] = belief["low_llm_s"] * slowdown + belief["low_regular_s"]
+    out[J.demand_high_s] = belief["high_llm_s"] * slowdown + belief["high_regular_s"]
+    out[J.demand_llm_s] = belief["llm_s"] * slowdown
     mean = belief["llm_s"] + belief["regular_s"]
-    out[12] = belief["gittins_s"] * out[7] / mean if mean > 0.0 else 0.0
+    out[J.gittins_s] = belief["gittins_s"] * out[J.demand_s] / mean if mean > 0.0 else 0.0
 
 
 @inlined
 def _write_cluster(state, shown, slowdown, out):
     clock = state.clock
     slots = state.sequences.size
-    out[0] = clock["now"][0] / TICKS_PER_SECOND
-    out[1] = clock["active"][0]
-    out[2] = clock["active"][0] - shown
-    out[3] = clock["num_jobs"][0] - clock["arrived"][0]
-    out[4] = slots
-    out[5] = slots - clock["llm_running"][0]
-    out[6] = len(state.executors)
-    out[7] = clock["regular_free"][0]
-    out[8] = slowdown
+    out[C.time_s] = clock["now"][0] / TICKS_PER_SECOND
+    out[C.jobs_in_system] = clock["active"][0]
+    out[C.jobs_not_shown] = clock["active"][0] - shown
+    out[C.jobs_to_arrive] = clock["num_jobs"][0] - clock["arrived"][0]
+    out[C.llm_slots] = slots
+    out[C.llm_free] = slots - clock["llm_running"][0]
+    out[C.regular_executors] = len(state.executors)
+    out[C.regular_free] = clock["regular_free"][0]
+    out[C.batch_slowdown] = slowdown
 
 
 @inlined
@@ -438,7 +355,7 @@ def _write_rows(shown, job, position, first, slowdown, out):
         for column in range(out.stages.shape[1]):
             out.stages[row, column] = shown.features[job, k, column]
         demand_s = shown.demand_s[job, k]
-        out.stages[row, 10] = demand_s[0] * slowdown + demand_s[1]
+        out.stages[row, S.demand_s] = demand_s[0] * slowdown + demand_s[1]
         out.stage_job[row] = position
         out.stage_mask[row] = 1
         out.action_mask[row] = 0
@@ -474,8 +391,8 @@ def _write_legal(state, stages_shown, out):
     stages, tasks = state.stages, state.tasks
     regular, room = state.clock["regular_free"][0] > 0, state.clock["room"][0]
     for row in range(len(stages_shown)):
-        if out.stages[row, 3] == 0.0 or out.stages[row, 4] == 0.0:
-            continue  # not ready, or nothing waits
+        if out.stages[row, S.ready] == 0.0 or out.stages[row, S.waiting_tasks] == 0.0:
+            continue
         stage = stages_shown[row]
         if stages["kind"][stage] == 1:
             out.action_mask[row] = regular
@@ -483,22 +400,3 @@ def _write_legal(state, stages_shown, out):
             task = stages["first_task"][stage] + stages["started_tasks"][stage]
             need = tasks["prompt_tokens"][task] + stages["output_limit"][stage]
             out.action_mask[row] = need <= room
-
-
-def describe() -> str:
-    """The tables of features in Markdown, as docs/observation.md prints them."""
-    tables = (
-        ("stages", "stage row", STAGE_FEATURES),
-        ("jobs", "job row", JOB_FEATURES),
-        ("cluster", "entry", CLUSTER_FEATURES),
-    )
-    lines: list[str] = []
-    for name, row, features in tables:
-        lines += [f"### `{name}`, per {row}", "", "| column | name | unit | meaning |"]
-        lines.append("|---|---|---|---|")
-        lines += [
-            f"| {column} | `{feature.name}` | {feature.unit} | {feature.meaning} |"
-            for column, feature in enumerate(features)
-        ]
-        lines.append("")
-    return "\n".join(lines)

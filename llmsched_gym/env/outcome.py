@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_gym.cluster.state import TICKS_PER_SECOND, ClusterState
+from llmsched_gym.cluster.state import ClusterState
+from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.workload.job import Kind
 
 

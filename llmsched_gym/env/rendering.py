@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmsched_gym.cluster.state import TICKS_PER_SECOND, ClusterState
+from llmsched_gym.cluster.state import ClusterState
+from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 
 WIDEST = 20  # jobs listed
 

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from llmsched_gym.belief.inference import BAYES, NONE, ORACLE, PRIOR, compile_profile
-from llmsched_gym.belief.networks import BELIEF_JOB, BELIEF_STAGE, Table
-from llmsched_gym.belief.profile import BeliefSettings, load_or_fit
-from llmsched_gym.cluster.latency import Cluster, load_cluster
+from llmsched_gym.belief.fitting import load_or_fit
+from llmsched_gym.belief.inference import compile_profile
+from llmsched_gym.belief.networks import BAYES, BELIEF_JOB, BELIEF_STAGE, NONE, ORACLE, PRIOR, Table
+from llmsched_gym.belief.profile import BeliefSettings
+from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.cluster.state import ClusterState, check_fits, new_state
-from llmsched_gym.env.observation import observation_space
+from llmsched_gym.env.features import observation_space
 from llmsched_gym.env.reward import REWARDS
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload, arrival_rate, make_workload
@@ -45,6 +46,7 @@ class Scenario:
 
     def __init__(
         self,
+        *,
         workload: str | Workload = "mixed",
         cluster: str | Cluster = "a100_llama2_7b",
         num_jobs: int = 100,

@@ -9,23 +9,19 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from llmsched_gym.belief.inference import update
-from llmsched_gym.belief.networks import Beliefs, new_scratch
 from llmsched_gym.belief.profile import BeliefSettings
-from llmsched_gym.cluster.latency import Cluster
-from llmsched_gym.cluster.simulator import DECIDE, FINISHED, TRUNCATED, can_run, start, step
-from llmsched_gym.cluster.state import TICKS_PER_SECOND, ClusterState
-from llmsched_gym.env.observation import empty_observation, new_shown, observe
+from llmsched_gym.cluster.preset import Cluster
+from llmsched_gym.cluster.simulator import DECIDE, FINISHED, TRUNCATED, start, step
+from llmsched_gym.cluster.state import ClusterState, Table
+from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
+from llmsched_gym.env.actions import InvalidAction, why_invalid
 from llmsched_gym.env.outcome import episode_metrics, job_table
 from llmsched_gym.env.rendering import render_ansi
 from llmsched_gym.env.reward import Step
 from llmsched_gym.env.scenario import Scenario, episode_options
+from llmsched_gym.env.view import View, look
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload
-
-
-class InvalidAction(ValueError):
-    """An action that is not legal now, in a strict environment."""
 
 
 class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
@@ -81,17 +77,17 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode: unknown {render_mode!r}, choose from ansi or None")
         self.scenario = scenario = Scenario(
-            workload,
-            cluster,
-            num_jobs,
-            load,
-            arrival_rate,
-            belief,
-            belief_settings,
-            reward,
-            max_jobs,
-            max_stages,
-            time_limit,
+            workload=workload,
+            cluster=cluster,
+            num_jobs=num_jobs,
+            load=load,
+            arrival_rate=arrival_rate,
+            belief=belief,
+            belief_settings=belief_settings,
+            reward=reward,
+            max_jobs=max_jobs,
+            max_stages=max_stages,
+            time_limit=time_limit,
         )
         self.workload, self.cluster = scenario.workload, scenario.cluster
         self.num_jobs, self.rate, self.belief = num_jobs, scenario.rate, belief
@@ -135,23 +131,9 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         """
         super().reset(seed=seed)
         self._state = self.scenario.draw(self.np_random, episode_options(options))
-        self._forget()
+        self._view = View(self.scenario, self._state)
         status = start(self._state)
         return self._observe(status), self._info(status)
-
-    def _forget(self) -> None:
-        """Forget what is believed of every job, and what the last observation showed."""
-        scenario = self.scenario
-        self._stage_beliefs, self._job_beliefs = scenario.new_beliefs()
-        self._scratch = None if scenario.networks is None else new_scratch(scenario.networks)
-        self._shown = new_shown(
-            scenario.max_stages,
-            scenario.num_jobs,
-            len(self.state.stages),
-            scenario.rows_of_a_job,
-            scenario.edges_of_a_job,
-        )
-        self._used = np.zeros(3, np.int64)  # rows, edges and jobs of the last observation
 
     def step(
         self, action: int
@@ -169,13 +151,13 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         state = self.state
         invalid = not 0 <= action <= self.max_stages or not self._mask[action]
         if invalid and self.strict:
-            used = int(self._used[0])
-            raise InvalidAction(why_invalid(state, self._shown.rows, used, int(action)))
+            view = self._view
+            raise InvalidAction(why_invalid(state, view.shown.rows, int(view.used[0]), int(action)))
         if invalid:  # waits; where nothing could end a wait, the first legal stage runs
             action = self.max_stages if self._mask[-1] else int(self._mask.argmax())
         clock = state.clock[0]
         before = clock["now"], clock["job_seconds"], clock["finished"]
-        stage = -1 if action == self.max_stages else int(self._shown.rows[action])
+        stage = -1 if action == self.max_stages else int(self._view.shown.rows[action])
         status = step(state, stage)
         reward = self.scenario.reward(
             Step(
@@ -208,33 +190,24 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         """
         return job_table(self.state, self.bank.applications)
 
+    def beliefs(self) -> tuple[Table, Table]:
+        """What is believed of every job: BELIEF_STAGE [jobs, stages], BELIEF_JOB [jobs].
+
+        The stages of a job are those of its application's template; see ``belief.networks`` for
+        the columns. For tools and tests: policies see observations.
+        """
+        self.state  # noqa: B018 (raises before the first reset)
+        return self._view.stage_beliefs.copy(), self._view.job_beliefs.copy()
+
+    def look(self, state: ClusterState | None = None) -> dict[str, NDArray[Any]]:
+        """The observation of a state, by default of this moment's, all of it worked out anew.
+
+        Nothing changes by looking: ``state`` may be any state of an episode of this environment.
+        """
+        return look(self.scenario, self.state if state is None else state)._asdict()
+
     def _observe(self, status: int) -> dict[str, NDArray[Any]]:
-        if self.scenario.networks is not None:
-            self._believe()
-        return self._look(status)
-
-    def _believe(self) -> None:
-        """Update what is believed of the jobs that changed."""
-        scenario = self.scenario
-        assert scenario.networks is not None
-        assert self._scratch is not None
-        beliefs = Beliefs(self._stage_beliefs, self._job_beliefs, self._scratch)
-        update(self.state, scenario.templates, scenario.networks, beliefs, scenario.mode)
-
-    def _look(self, status: int) -> dict[str, NDArray[Any]]:
-        scenario = self.scenario
-        out = empty_observation(scenario.max_stages, scenario.max_edges, scenario.max_jobs)
-        self._used[:] = 0
-        observe(
-            self.state,
-            scenario.templates,
-            self._stage_beliefs,
-            self._job_beliefs,
-            self._shown,
-            status == DECIDE,
-            self._used,
-            out,
-        )
+        out = self._view.observe(self.state, status == DECIDE)
         self._mask = out.action_mask.copy()  # what legality is judged by, whatever callers write
         return out._asdict()
 
@@ -243,25 +216,3 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         if status != DECIDE:
             info |= episode_metrics(self.state, self.bank.applications)
         return info
-
-
-def why_invalid(state: ClusterState, rows: NDArray[np.int64], used: int, action: int) -> str:
-    """What is wrong with an action that is not legal.
-
-    ``rows`` is ``Shown.rows`` [max_stages], of which the first ``used`` are in use.
-    """
-    wait = len(rows)
-    if not 0 <= action <= wait:
-        return f"action {action}: valid actions are 0 to {wait}"
-    if action == wait:
-        return f"action {action}: nothing to wait for, nothing runs and nothing will arrive"
-    stage = int(rows[action]) if action < used else -1
-    if stage < 0:
-        return f"row {action}: no stage that can run (unused row or placeholder)"
-    row = state.stages[stage]
-    if row["unfinished_parents"]:
-        return f"row {action}: the stage waits for {row['unfinished_parents']} parents"
-    if row["started_tasks"] == row["num_tasks"]:
-        return f"row {action}: all {row['num_tasks']} tasks of the stage have started"
-    assert not can_run(state, stage)
-    return f"row {action}: no executor of its kind can take a task now"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +15,16 @@ from numpy.typing import NDArray
 
 from llmsched_gym.belief.networks import new_scratch
 from llmsched_gym.cluster.simulator import DECIDE, FINISHED, TRUNCATED
-from llmsched_gym.cluster.state import TICKS_PER_SECOND, ClusterState, episode, new_states
+from llmsched_gym.cluster.state import ClusterState, episode, new_states
+from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
+from llmsched_gym.env.actions import InvalidAction, why_invalid
 from llmsched_gym.env.advance import BEGIN, LEAVE, STEP, advance_many
-from llmsched_gym.env.observation import Observation, empty_observation, new_shown
+from llmsched_gym.env.features import Observation, empty_observation
+from llmsched_gym.env.observation import new_shown
 from llmsched_gym.env.outcome import episode_metrics, job_table
 from llmsched_gym.env.reward import Step
 from llmsched_gym.env.scenario import Scenario, episode_options
-from llmsched_gym.env.scheduling import InvalidAction, why_invalid
+from llmsched_gym.processes import cores
 
 # Fewer are not worth a thread: to wake one takes as long as their steps.
 CLUSTERS_A_THREAD = 96
@@ -117,7 +119,7 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
         networks = self.scenario.networks
         least = CLUSTERS_A_THREAD if networks is None else BELIEVING_CLUSTERS_A_THREAD
         most = max(1, self.num_envs // least)
-        self.threads = min(_cores() if threads is None else threads, most)
+        self.threads = min(cores() if threads is None else threads, most)
         self._scratches = [networks and new_scratch(networks) for _ in range(self.threads)]
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
 
@@ -360,9 +362,3 @@ class _Buffer:
 
     def _references(self) -> list[int]:
         return [sys.getrefcount(array) for array in self.out]
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

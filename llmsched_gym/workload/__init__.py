@@ -1,1 +1,8 @@
-"""What arrives: jobs, applications, traces, arrival processes."""
+"""What arrives: jobs, the applications that make them, traces of real ones, and when.
+
+Its public names, which are imported when they are first used, are listed in ``__init__.pyi``.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

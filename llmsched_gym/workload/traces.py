@@ -15,11 +15,11 @@ may be left out. See :class:`~llmsched_gym.workload.job.Stage` for the meaning o
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llmsched_gym.files import replacing
 from llmsched_gym.workload.job import InvalidJob, Job, Kind, LLMTask, RegularTask, Stage, Task
 
 KINDS = {"llm": Kind.LLM, "regular": Kind.REGULAR}
@@ -103,12 +103,8 @@ def write_traces(path: str | Path, jobs: Iterable[Job]) -> None:
         records[key] = json.dumps(_record(job), separators=(",", ":"), allow_nan=False)
     if not records:
         raise ValueError(f"{path}: no job to write")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text("".join(f"{line}\n" for line in records.values()), encoding="ascii")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part:
+        part.write_text("".join(f"{line}\n" for line in records.values()), encoding="ascii")
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:

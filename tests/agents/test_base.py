@@ -1,29 +1,20 @@
 import numpy as np
 import pytest
-from observations import Observation, observation, random_observation, stacked
 
-import agents.base
-from agents import POLICIES, Policy, PriorityPolicy, make_policy, register
-from agents.base import Scores, job_feature, rows_in_use, runnable, stage_feature
-
-
-class ByDemand(PriorityPolicy):
-    def __init__(self, sign: float, bonus: float = 0.0) -> None:
-        self.sign = sign
-        self.bonus = bonus
-
-    def priority(self, observation: agents.base.Observation) -> Scores:
-        return self.sign * stage_feature(observation, "demand_s") + self.bonus
-
-
-class Unsure(PriorityPolicy):
-    """Has numbers for some rows only."""
-
-    scores: tuple[float, ...] = ()
-
-    def priority(self, observation: agents.base.Observation) -> Scores:
-        return np.array(self.scores)
-
+from llmsched_gym.agents import base
+from llmsched_gym.agents.base import (
+    POLICIES,
+    Policy,
+    PriorityPolicy,
+    job_feature,
+    make_policy,
+    register,
+    rows_in_use,
+    runnable,
+    stage_feature,
+)
+from support.observations import Observation, observation, random_observation, stacked
+from support.policies import ByDemand, Unsure
 
 ONE_JOB = [{"demand_s": 5}]
 
@@ -165,9 +156,17 @@ def test_make_policy_passes_options() -> None:
         ("llmsched", {"contenders": 2}, "policy llmsched: contenders: 2 is not true or false"),
         ("no_such_module:Best", {}, "cannot import 'no_such_module'"),
         (":Best", {}, "cannot import ''"),
-        ("test_base:observation", {}, "test_base has no subclass 'observation' of agents.base"),
-        ("test_base:Absent", {}, "test_base has no subclass 'Absent' of agents.base.Policy"),
-        ("test_base:ByDemand", {}, "option 'sign' has no default and is not given"),
+        (
+            "support.policies:stage_feature",
+            {},
+            "support.policies has no subclass 'stage_feature' of llmsched_gym",
+        ),
+        (
+            "support.policies:Absent",
+            {},
+            "support.policies has no subclass 'Absent' of llmsched_gym.agents.Policy",
+        ),
+        ("support.policies:ByDemand", {}, "option 'sign' has no default and is not given"),
     ],
 )
 def test_bad_names_and_options(name: str, options: dict[str, float], message: str) -> None:
@@ -178,13 +177,13 @@ def test_bad_names_and_options(name: str, options: dict[str, float], message: st
 
 
 def test_a_class_outside_the_package_needs_no_registration() -> None:
-    policy = make_policy("test_base:ByDemand", sign=-1, bonus=2)
+    policy = make_policy("support.policies:ByDemand", sign=-1, bonus=2)
     assert isinstance(policy, Policy)
     assert policy.act(observation(ONE_JOB, [{"job": 0, "demand_s": 2}, {"job": 0}])) == 1
 
 
 def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents.base, "POLICIES", {})
+    monkeypatch.setattr(base, "POLICIES", {})
     register("mine")(ByDemand)
     assert ByDemand.name == "mine"
     with pytest.raises(ValueError, match="'mine' is taken by ByDemand"):

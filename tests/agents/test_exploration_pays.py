@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from one_slot import report, research
 
-from agents import make_policy
-from llmsched_gym.cluster.latency import load_cluster
+from llmsched_gym.agents.base import make_policy
+from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.arrivals import Burst
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload
+from support.one_slot import report, research
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from observations import observation
-from one_slot import report, research
 
-from agents import make_policy
-from llmsched_gym.cluster.latency import load_cluster
-from llmsched_gym.env.observation import JOB
+from llmsched_gym.agents.base import make_policy
+from llmsched_gym.cluster.preset import load_cluster
+from llmsched_gym.env.features import JOB
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.arrivals import Burst, Poisson
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload
+from support.observations import observation
+from support.one_slot import report, research
 
 PAST = [
     *(research(f"past-{number}", number % 2 == 0) for number in range(1000)),

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from observations import Observation, connected, observation, random_graph, stacked
 
-from agents.base import rows_in_use
-from agents.graph import job_max, job_sum, longest_path
+from llmsched_gym.agents.base import rows_in_use
+from llmsched_gym.agents.graph import job_max, job_sum, longest_path
+from support.observations import Observation, connected, observation, random_graph, stacked
 
 
 def path_by_recursion(seen: Observation, length: list[float], row: int) -> float:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from observations import Observation, observation, random_observation
 
-from agents import make_policy
-from agents.llmsched import overlapping_sets
-from llmsched_gym.env.observation import JOB, STAGE
+from llmsched_gym.agents.base import make_policy
+from llmsched_gym.agents.llmsched import overlapping_sets
+from llmsched_gym.env.features import JOB, STAGE
+from support.observations import Observation, observation, random_observation
 
 INTERVALS = st.lists(
     st.tuples(st.integers(0, 30), st.integers(0, 6), st.booleans()), min_size=1, max_size=12

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from observations import Observation, connected, observation, random_graph, stacked
 
-from agents import POLICIES, Policy, PriorityPolicy, make_policy
-from llmsched_gym.cluster.latency import load_cluster
-from llmsched_gym.env.observation import CLUSTER, JOB, STAGE
+from llmsched_gym.agents.base import POLICIES, Policy, PriorityPolicy, make_policy
+from llmsched_gym.cluster.preset import load_cluster
+from llmsched_gym.env.features import CLUSTER, JOB, STAGE
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.arrivals import Burst
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
 from llmsched_gym.workload.mixes import Workload
+from support.observations import Observation, connected, observation, random_graph, stacked
 
 RIVALS = ("argus", "carbyne", "critical_path", "las", "topological_uncertainty", "weighted_fair")
 DETERMINED = [name for name in sorted(POLICIES) if name not in ("random", "llmsched")]

@@ -1,10 +1,10 @@
 from typing import Any
 
 import pytest
-from observations import observation
 
-from agents import make_policy
-from llmsched_gym.env.observation import CLUSTER
+from llmsched_gym.agents.base import make_policy
+from llmsched_gym.env.features import CLUSTER
+from support.observations import observation
 
 JOBS: list[dict[str, Any]] = [
     {"running_tasks": 2, "prior_demand_s": 30, "demand_s": 5},

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from enumeration import Expected, information
-from moments import Believer, Moment
 from numpy.typing import NDArray
 
-from llmsched_gym.belief.inference import BAYES
-from llmsched_gym.belief.networks import Table
-from llmsched_gym.belief.profile import BeliefProfile, Network, load_or_fit
-from llmsched_gym.cluster.latency import load_cluster
+from llmsched_gym.belief.fitting import load_or_fit
+from llmsched_gym.belief.networks import BAYES, Table
+from llmsched_gym.belief.profile import BeliefProfile, Network
+from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.workload.applications import APPLICATIONS
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload, make_workload
 from llmsched_gym.workload.template import canonical_stages
+from support.enumeration import Expected, information
+from support.moments import Believer, Moment
 
 MOMENTS = 12  # of each application
 QUESTIONS = 4  # at each moment

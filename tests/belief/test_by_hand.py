@@ -6,13 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from moments import Believer, believe, independent, moment, revised, stage, steps
 
-from llmsched_gym.belief.inference import BAYES, ORACLE, PRIOR
-from llmsched_gym.belief.networks import Beliefs
+from llmsched_gym.belief.networks import BAYES, ORACLE, PRIOR, Beliefs
 from llmsched_gym.belief.profile import BeliefProfile, Bins, TaskDemand
 from llmsched_gym.cluster.state import PROGRESS
 from llmsched_gym.workload.job import Kind
+from support.moments import Believer, believe, independent, moment, revised, stage, steps
 
 ABSENT_OR_1 = steps(1.0)
 COPY = np.eye(2)

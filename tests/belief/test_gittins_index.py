@@ -7,21 +7,22 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from enumeration import Expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moments import Believer, Moment, believe, independent, moment, revised, stage, steps
 from numpy.typing import NDArray
-from test_inference import history, random_case, random_job, random_moment, random_profile
 
-from llmsched_gym.belief.inference import BAYES, NONE, ORACLE, PRIOR
-from llmsched_gym.belief.networks import DECAY, GRID, LEVELS
-from llmsched_gym.belief.profile import BeliefProfile, Bins, load_or_fit
-from llmsched_gym.cluster.state import EVIDENCE, PROGRESS, TICKS_PER_SECOND
-from llmsched_gym.env.observation import CLUSTER, JOB
+from llmsched_gym.belief.fitting import load_or_fit
+from llmsched_gym.belief.networks import BAYES, DECAY, GRID, LEVELS, NONE, ORACLE, PRIOR
+from llmsched_gym.belief.profile import BeliefProfile, Bins
+from llmsched_gym.cluster.state import EVIDENCE, PROGRESS
+from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
+from llmsched_gym.env.features import CLUSTER, JOB
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.job import Job, Kind
 from llmsched_gym.workload.mixes import make_workload
+from support.enumeration import Expected
+from support.moments import Believer, Moment, believe, independent, moment, revised, stage, steps
+from support.random_cases import history, random_case, random_job, random_moment, random_profile
 
 FloatArray = NDArray[np.float64]
 SEEDS = st.integers(0, 2**32 - 1)
@@ -414,7 +415,7 @@ def test_the_observation_scales_it_like_the_mean(belief: str) -> None:
     for _ in range(300):
         shown = observation["jobs"][observation["job_mask"] == 1]
         jobs = env.state.active[: len(shown)]
-        row = env._job_beliefs[jobs]
+        row = env.beliefs()[1][jobs]
         alone, now = row["llm_s"] + row["regular_s"], shown[:, JOB["demand_s"]]
         scale = np.divide(now, alone, out=np.zeros(len(now)), where=alone > 0)
         index = shown[:, JOB["gittins_s"]]

@@ -12,20 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moments import CLUSTER, believe, moment, stage
-from strategies import banks
 
-from llmsched_gym.belief import profile as profile_module
-from llmsched_gym.belief.profile import (
-    BeliefProfile,
-    BeliefSettings,
-    Bins,
-    fit_profile,
-    load_or_fit,
-)
+from llmsched_gym.belief import fitting
+from llmsched_gym.belief.fitting import fit_profile, load_or_fit
+from llmsched_gym.belief.profile import BeliefProfile, BeliefSettings, Bins
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
 from llmsched_gym.workload.mixes import make_workload
+from support.moments import CLUSTER, believe, moment, stage
+from support.strategies import banks
 
 LATENCY = CLUSTER.latency
 PLAIN = BeliefSettings(min_jobs=1000)
@@ -334,13 +329,13 @@ def test_a_failed_save_leaves_the_old_file(
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[BeliefSettings]:
     """The settings of every fit since the test began."""
     calls: list[BeliefSettings] = []
-    fit: Callable[..., BeliefProfile] = profile_module.fit_profile
+    fit: Callable[..., BeliefProfile] = fitting.fit_profile
 
     def counted(past: JobBank, latency: Any, settings: BeliefSettings) -> BeliefProfile:
         calls.append(settings)
         return fit(past, latency, settings)
 
-    monkeypatch.setattr(profile_module, "fit_profile", counted)
+    monkeypatch.setattr(fitting, "fit_profile", counted)
     return calls
 
 

@@ -13,15 +13,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_gym.cluster.latency import (
-    CLUSTERS,
-    PRESETS,
-    Cluster,
-    ClusterError,
-    LatencyProfile,
-    load_cluster,
-)
-from llmsched_gym.cluster.state import TICKS_PER_SECOND
+from llmsched_gym.cluster.latency import ClusterError, LatencyProfile
+from llmsched_gym.cluster.preset import CLUSTERS, PRESETS, Cluster, load_cluster
+from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 
 FITTED = [name for name in CLUSTERS if name != "constant"]
 SIMPLE = LatencyProfile("simple", 10.0, 2.0, 0.01, 30.0, 20.0, 0.1, 1e-4, 5000)

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from naive import NaiveCluster, lone_task_ticks
-from strategies import banks
 
-from llmsched_gym.cluster import simulator
-from llmsched_gym.cluster.latency import Cluster, LatencyProfile, load_cluster
+from llmsched_gym.cluster import engines, simulator
+from llmsched_gym.cluster.latency import LatencyProfile
+from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.cluster.simulator import DECIDE, FINISHED, TRUNCATED
 from llmsched_gym.cluster.state import (
     ENGINE,
@@ -23,13 +22,15 @@ from llmsched_gym.cluster.state import (
     NO_CHANGE,
     PROGRESS,
     STARTED,
-    TICKS_PER_SECOND,
     ClusterState,
     copy_state,
     new_state,
 )
+from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage, Task
+from support.naive import NaiveCluster, lone_task_ticks
+from support.strategies import banks
 
 ROUND_MS = (125.0, 250.0)  # iterations that end together with arrivals and tools
 TOKENS = st.sampled_from([2, 8, 25])  # few, for the naive simulator counts each
@@ -142,7 +143,7 @@ class Lockstep:
         assert {self.where[s] for s in self.legal()} == legal
         assert {self.where[s] for s in state.ready[: clock["ready"]]} == ready
         assert simulator.can_wait(state) == clock["can_wait"] == naive.can_wait()
-        assert simulator.slowdown(state) == clock["slowdown"]
+        assert engines.slowdown(state) == clock["slowdown"]
         assert clock["slowdown"] == pytest.approx(naive.slowdown(), rel=1e-9)
         assert clock["job_seconds"] == pytest.approx(naive.job_ticks / TICKS_PER_SECOND, rel=1e-9)
         assert state.active[: clock["active"]].tolist() == naive.in_system()
@@ -281,7 +282,7 @@ def test_counting_whole_iterations_is_exact(
     latency, engine = np.zeros(1, LATENCY)[0], np.zeros(1, ENGINE)[0]
     latency["a"], latency["d"], engine["decoding"], engine["kv"] = a, d, b, kv
     elapsed = max(0, ticks(count) + off)
-    m = simulator._whole_iterations(latency, engine, elapsed)
+    m = engines._whole_iterations(latency, engine, elapsed)
     assert ticks(m) <= elapsed < ticks(m + 1)
 
 
@@ -575,13 +576,13 @@ def test_slowdown_is_the_mean_over_busy_engines() -> None:
     latency = replace(TEN, d=0.1)
     cluster = Cluster("hand", latency, engines=2, max_batch=2, regular_executors=1)
     state = begin([job(call(*[LLMTask(50, 9)] * 3), tool(1))], [0], cluster)
-    assert simulator.slowdown(state) == 1
+    assert engines.slowdown(state) == 1
     simulator.step(state, 0)
-    assert simulator.slowdown(state) == 1  # one engine is idle, the other has one sequence
+    assert engines.slowdown(state) == 1  # one engine is idle, the other has one sequence
     simulator.step(state, 0)
     simulator.step(state, 0)
     # engine 0 holds two prompts: (10 + 4 + 10) / (10 + 2 + 5); engine 1 one
-    assert simulator.slowdown(state) == pytest.approx((24 / 17 + 1) / 2)
+    assert engines.slowdown(state) == pytest.approx((24 / 17 + 1) / 2)
 
 
 def test_the_clock_stops_at_the_time_limit() -> None:

@@ -7,20 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import banks
 
-from llmsched_gym.cluster.latency import Cluster, load_cluster
-from llmsched_gym.cluster.state import (
-    NEVER,
-    TICKS_PER_SECOND,
-    ClusterState,
-    TaskTooLarge,
-    check_fits,
-    copy_state,
-    new_state,
-)
+from llmsched_gym.cluster.preset import Cluster, load_cluster
+from llmsched_gym.cluster.state import ClusterState, TaskTooLarge, check_fits, copy_state, new_state
+from llmsched_gym.cluster.ticks import NEVER, TICKS_PER_SECOND
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
+from support.strategies import banks
 
 CLUSTER = load_cluster("a100_llama2_7b")
 

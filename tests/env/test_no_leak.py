@@ -9,8 +9,7 @@ are not visible, and whole jobs that have not arrived. The observation must stay
 import numpy as np
 import pytest
 
-from llmsched_gym.cluster.simulator import DECIDE
-from llmsched_gym.cluster.state import EVIDENCE, copy_state
+from llmsched_gym.cluster.state import copy_state
 from llmsched_gym.env.scheduling import LLMSchedEnv
 
 
@@ -43,17 +42,6 @@ def shuffle(table, field, where, rng):
     table[field][rows] = table[field][rng.permutation(rows)]
 
 
-def observe_afresh(env, state):
-    """The observation of a state, its belief computed from nothing."""
-    env._state = state
-    env._forget()
-    arrived = int(state.clock["arrived"][0])
-    state.jobs["changed"][:arrived] = EVIDENCE
-    state.changed[:arrived] = np.arange(arrived)
-    state.clock["changed"][0] = arrived
-    return env._observe(DECIDE)
-
-
 def differing(env, workload_seed, moments=12):
     """Names of the arrays that changed when everything hidden was permuted."""
     rng = np.random.default_rng(workload_seed)
@@ -67,9 +55,9 @@ def differing(env, workload_seed, moments=12):
                 return changed
         true, scrambled = copy_state(env.state), copy_state(env.state)
         permute_hidden(scrambled, rng)
-        before, after = observe_afresh(env, copy_state(true)), observe_afresh(env, scrambled)
+        before, after = env.look(true), env.look(scrambled)
         changed |= {key for key in before if before[key].tobytes() != after[key].tobytes()}
-        observation = observe_afresh(env, true)
+        observation = env.look(true)
     return changed
 
 
@@ -96,6 +84,6 @@ def test_incremental_belief_equals_belief_from_nothing(belief):
             legal = np.flatnonzero(observation["action_mask"])
             observation, _, done, _, _ = env.step(int(rng.choice(legal)))
             assert not done
-        afresh = observe_afresh(env, copy_state(env.state))
+        afresh = env.look()
         for key in observation:
             np.testing.assert_array_equal(observation[key], afresh[key], err_msg=key)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llmsched_gym.cluster.simulator import can_run, can_wait
-from llmsched_gym.env.observation import STAGE, describe
+from llmsched_gym.env.features import STAGE, describe
 from llmsched_gym.env.scheduling import LLMSchedEnv
 
 DOCS = Path(__file__).parents[2] / "docs" / "observation.md"

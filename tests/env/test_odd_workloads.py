@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import job_lists, llm, tool
 
-from agents import POLICIES, make_policy
+from llmsched_gym.agents.base import POLICIES, make_policy
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.env.scheduling import LLMSchedEnv
@@ -15,6 +14,7 @@ from llmsched_gym.workload.arrivals import Poisson
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job
 from llmsched_gym.workload.mixes import Workload
+from support.strategies import job_lists, llm, tool
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,11 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import llmsched_gym
-from llmsched_gym.cluster.latency import load_cluster
-from llmsched_gym.env.observation import CLUSTER, JOB, STAGE
+from llmsched_gym.cluster.preset import load_cluster
+from llmsched_gym.env.actions import InvalidAction
+from llmsched_gym.env.features import CLUSTER, JOB, STAGE
 from llmsched_gym.env.scenario import BELIEFS
-from llmsched_gym.env.scheduling import InvalidAction, LLMSchedEnv
+from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import WORKLOADS, make_workload
 

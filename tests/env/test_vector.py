@@ -10,8 +10,9 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
+from llmsched_gym.env.actions import InvalidAction
 from llmsched_gym.env.scenario import BELIEFS
-from llmsched_gym.env.scheduling import InvalidAction, LLMSchedEnv
+from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.env.vector import LLMSchedVectorEnv
 
 SMALL: dict[str, Any] = {

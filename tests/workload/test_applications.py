@@ -14,15 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsched_gym.workload.applications import (
-    APPLICATIONS,
-    CLASSES,
-    calibration,
-    comparison,
-    fitting,
-    sampling,
-    sequence_sorting,
-)
+from llmsched_gym.workload.applications import APPLICATIONS, CLASSES, sampling, sequence_sorting
+from llmsched_gym.workload.fitting import __main__ as calibration
+from llmsched_gym.workload.fitting import comparison, estimators
+from llmsched_gym.workload.fitting.measured import Measured
 from llmsched_gym.workload.job import Job, Kind, LLMTask
 
 MEASURED = {
@@ -315,7 +310,7 @@ def test_a_marginal_interpolates_its_knots_and_stops_at_the_outer_ones() -> None
 
 
 def test_a_count_has_the_fitted_frequencies() -> None:
-    fitted = fitting.count({2: 21, 3: 31, 4: 31, 5: 30}, "traces/x")
+    fitted = estimators.count({2: 21, 3: 31, 4: 31, 5: 30}, "traces/x")
     count = sampling.Count(fitted["values"], fitted["z"])
     drawn = Counter(count.at(z) for z in np.random.default_rng(0).standard_normal(40_000))
     for value, n in {2: 21, 3: 31, 4: 31, 5: 30}.items():
@@ -350,7 +345,7 @@ def test_fitting_recovers_the_shared_variance_of_tasks(shared: float) -> None:
         np.exp(sampling.around(rng, float(rng.standard_normal()), shared, 6)).tolist()
         for _ in range(1500)
     ]
-    assert fitting.shared_variance(groups) == pytest.approx(shared, abs=0.05)
+    assert estimators.shared_variance(groups) == pytest.approx(shared, abs=0.05)
 
 
 def test_fitting_recovers_the_correlation_of_job_levels_behind_noisy_tasks() -> None:
@@ -361,18 +356,18 @@ def test_fitting_recovers_the_correlation_of_job_levels_behind_noisy_tasks() -> 
         level = copula.draw(rng)
         columns["one"].append([np.exp(level["one"])])
         columns["many"].append(sampling.around(rng, level["many"], 0.5, 3).tolist())
-    fitted = fitting.copula(columns, "traces/x")["correlation"]
+    fitted = estimators.copula(columns, "traces/x")["correlation"]
     assert fitted[0][1] == pytest.approx(0.8, abs=0.05)
 
 
 def test_correlations_of_too_few_jobs_count_as_none() -> None:
     column = [[float(value)] for value in range(7)]
-    assert fitting.copula({"a": column, "b": column}, "traces/x")["correlation"][0][1] == 0
+    assert estimators.copula({"a": column, "b": column}, "traces/x")["correlation"][0][1] == 0
 
 
 def test_knots_are_quantiles_within_the_measured_range() -> None:
     values = np.random.default_rng(3).lognormal(size=500)
-    knots = fitting.marginal([values.tolist()], "traces/x")
+    knots = estimators.marginal([values.tolist()], "traces/x")
     assert len(knots["values"]) == 13
     assert knots["z"][6] == 0
     assert knots["values"][6] == pytest.approx(np.median(values), rel=1e-4)
@@ -386,7 +381,7 @@ def test_knots_are_quantiles_within_the_measured_range() -> None:
 
 
 def test_fitting_again_reproduces_the_parameters(shared: Path) -> None:
-    contents = calibration.parameters(fitting.Measured(shared))
+    contents = calibration.parameters(Measured(shared))
     assert calibration.dump(contents) == sampling.PARAMETERS_FILE.read_text(encoding="utf-8")
 
 

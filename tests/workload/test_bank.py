@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import banks, job_lists, jobs, llm, tool
 
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
+from support.strategies import banks, job_lists, jobs, llm, tool
 
 
 def in_topological_order(job: Job) -> Job:

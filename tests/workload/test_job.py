@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given
-from strategies import completed_sets, jobs, llm, tool
 
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import (
@@ -20,6 +19,7 @@ from llmsched_gym.workload.job import (
     Stage,
     Task,
 )
+from support.strategies import completed_sets, jobs, llm, tool
 
 
 def with_task(task: Task, kind: Kind = Kind.LLM) -> tuple[Stage, ...]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from strategies import llm, tool
 
 from llmsched_gym.workload.applications import APPLICATIONS, CLASSES
 from llmsched_gym.workload.arrivals import Burst, Poisson, Recorded
@@ -19,6 +18,7 @@ from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job
 from llmsched_gym.workload.mixes import WORKLOADS, Workload, arrival_rate, make_workload
 from llmsched_gym.workload.traces import TraceError, read_traces, write_traces
+from support.strategies import llm, tool
 
 GENERATED = [name for name in WORKLOADS if name != "traces"]
 

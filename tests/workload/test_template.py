@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given
-from strategies import completed_sets, job_lists, jobs, llm, tool
 
 from llmsched_gym.workload.bank import IntArray, JobBank
 from llmsched_gym.workload.job import Job, Kind
@@ -21,6 +20,7 @@ from llmsched_gym.workload.template import (
     template_table,
 )
 from llmsched_gym.workload.traces import read_traces
+from support.strategies import completed_sets, job_lists, jobs, llm, tool
 
 PLAN = (llm("plan"), tool("search", (0,), 0), llm("read", (1,), 0), llm("answer", (2,)))
 

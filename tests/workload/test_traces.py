@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strategies import job_lists, llm, tool
 
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
 from llmsched_gym.workload.traces import TraceError, read_traces, write_traces
+from support.strategies import job_lists, llm, tool
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 

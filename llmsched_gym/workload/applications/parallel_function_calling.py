@@ -12,12 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmsched_gym.workload.applications.sampling import (
-    around,
-    llm_tasks,
-    parameters,
-    regular_tasks,
-)
+from llmsched_gym.workload.applications.sampling import around, llm_tasks, parameters, regular_tasks
 from llmsched_gym.workload.job import Job, Kind, LLMTask, Stage
 
 

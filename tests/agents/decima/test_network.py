@@ -7,22 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisy import noisy
 from numpy.typing import NDArray
-from observations import (
-    Observation,
-    connected,
-    graph_with_more,
-    observation,
-    random_graph,
-    stacked,
-    with_room,
-)
 from torch import Tensor, nn
 
-from agents import make_policy
-from agents.base import rows_in_use
-from agents.decima.network import (
+from llmsched_gym.agents.base import make_policy, rows_in_use
+from llmsched_gym.agents.decima.network import (
     WAIT,
     DecimaNetwork,
     Decision,
@@ -34,8 +23,18 @@ from agents.decima.network import (
     join,
     log_prob,
 )
-from llmsched_gym.env.observation import JOB, STAGE
+from llmsched_gym.env.features import JOB, STAGE
 from llmsched_gym.env.scheduling import LLMSchedEnv
+from support.noisy import noisy
+from support.observations import (
+    Observation,
+    connected,
+    graph_with_more,
+    observation,
+    random_graph,
+    stacked,
+    with_room,
+)
 
 Array = NDArray[Any]
 SEEDS = st.integers(0, 2**32 - 1)

@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from noisy import noisy
-from observations import Observation, observation, random_graph, stacked
-from runs import finish
 
-from agents import Policy, make_policy
-from agents.base import rows_in_use
-from agents.checkpoint import CheckpointError, save
-from agents.decima import policy as module
-from agents.decima.network import DecimaNetwork, graph_of
+from llmsched_gym.agents.base import Policy, make_policy, rows_in_use
+from llmsched_gym.agents.decima import policy as module
+from llmsched_gym.agents.decima.network import DecimaNetwork, graph_of
+from llmsched_gym.agents.learning.checkpoint import CheckpointError, save
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.mixes import WORKLOADS, make_workload
+from support.noisy import noisy
+from support.observations import Observation, observation, random_graph, stacked
+from support.runs import finish
 
 
 def saved(path: Path, network: DecimaNetwork) -> str:
@@ -176,12 +175,12 @@ def test_options_are_checked(checkpoint: str) -> None:
 def test_without_what_training_needs_it_says_what_to_install(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "agents.checkpoint")
+    monkeypatch.delitem(sys.modules, "llmsched_gym.agents.learning.checkpoint")
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(ValueError, match=r"policy decima: it needs safetensors: .*\[train\]"):
         make_policy("decima", checkpoint=checkpoint)
 
 
 def test_nobody_else_has_to_wait_for_torch() -> None:
-    code = "import agents, llmsched_gym, sys; sys.exit('torch' in sys.modules)"
+    code = "import llmsched_gym.agents, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

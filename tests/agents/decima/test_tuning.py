@@ -8,12 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from noisy import noisy
-from runs import ENVIRONMENT, training
 
-from agents.decima.network import DecimaNetwork, actions, choose, graph_of
-from agents.decima.options import DecimaOptions
-from agents.decima.rollout import (
+from llmsched_gym.agents.decima.network import DecimaNetwork, actions, choose, graph_of
+from llmsched_gym.agents.decima.options import DecimaOptions
+from llmsched_gym.agents.decima.rollout import (
     COLLECTORS,
     Chunk,
     Task,
@@ -21,22 +19,23 @@ from agents.decima.rollout import (
     likeliest,
     noise_of,
     pack,
-    play,
     unpack,
     weights_of,
 )
-from agents.decima.tuning import FAR, ascent, tune
-from agents.learning import Learner
-from agents.training import make_environments
-from llmsched_gym.cluster.latency import load_cluster
-from llmsched_gym.env.observation import JOB, STAGE
+from llmsched_gym.agents.decima.tuning import FAR, ascent, tune
+from llmsched_gym.agents.learning.course import Learner
+from llmsched_gym.agents.learning.episodes import make_environments, play
+from llmsched_gym.cluster.preset import load_cluster
+from llmsched_gym.env.features import JOB, STAGE
 from llmsched_gym.workload.mixes import make_workload
+from support.noisy import noisy
+from support.runs import ENVIRONMENT, training
 
 OPTIONS = DecimaOptions(iterations=1, groups=2, replicas=4, tuning_iterations=10, tuning_noise=0.3)
 SIZE = 2 * (len(STAGE) + len(JOB))
 
 
-def learner_with(network: DecimaNetwork, iteration: int = 1) -> Learner:
+def learner_with(network: DecimaNetwork, iteration: int = 1) -> Learner[DecimaNetwork]:
     optimizer = torch.optim.Adam(network.parameters())
     return Learner(network, network, optimizer, iteration=iteration)
 

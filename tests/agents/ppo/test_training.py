@@ -8,26 +8,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-import runs
 import torch
-from runs import ENVIRONMENT, finish, rows, stopped, training
 from sb3_contrib import MaskablePPO
 
-from agents import checkpoint, make_policy
-from agents.checkpoint import CheckpointError
-from agents.decima.policy import Decima
-from agents.decima.rollout import play
-from agents.held_out import HeldOut
-from agents.learning import BEST, STATE
-from agents.ppo import training as module
-from agents.ppo.options import PPOOptions
-from agents.ppo.training import clusters_of, train
-from agents.sb3 import GraphPolicy, SB3VecEnv
-from agents.training import Training, TrainingError, make_environments
-from llmsched_gym.cluster.latency import load_cluster
+from llmsched_gym.agents.base import make_policy
+from llmsched_gym.agents.decima.policy import Decima
+from llmsched_gym.agents.learning import checkpoint
+from llmsched_gym.agents.learning.checkpoint import CheckpointError
+from llmsched_gym.agents.learning.course import BEST, STATE
+from llmsched_gym.agents.learning.episodes import make_environments, play
+from llmsched_gym.agents.learning.held_out import HeldOut
+from llmsched_gym.agents.learning.run import Training, TrainingError
+from llmsched_gym.agents.ppo import training as module
+from llmsched_gym.agents.ppo.network import GraphPolicy
+from llmsched_gym.agents.ppo.options import PPOOptions
+from llmsched_gym.agents.ppo.training import clusters_of, train
+from llmsched_gym.cluster.preset import load_cluster
+from llmsched_gym.env.sb3 import SB3VecEnv
 from llmsched_gym.env.scenario import Scenario
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.mixes import make_workload
+from support import runs
+from support.runs import ENVIRONMENT, finish, rows, stopped, training
 
 TINY = PPOOptions(  # episodes of 40 to 50 decisions go on from one iteration to the next
     iterations=4,

@@ -1,0 +1,110 @@
+"""Decima: what a graph neural network has learnt.
+
+Mao, Schwarzkopf, Venkatakrishnan, Meng and Alizadeh, "Learning Scheduling Algorithms for Data
+Processing Clusters", SIGCOMM 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from llmsched_gym.agents.base import Actions, Observation, Policy, register
+
+if TYPE_CHECKING:  # torch takes seconds to import, and nobody else needs it
+    from llmsched_gym.agents.decima.network import DecimaNetwork
+
+DEFAULT = "mixed_bayes"
+
+
+@register("decima")
+class Decima(Policy):
+    """Runs what a trained network thinks best.
+
+    Parameters
+    ----------
+    checkpoint : the name of a shipped one, such as "mixed_bayes" (the workload and the belief it
+        was trained with; the default), or the path of a file that ``train.py`` wrote
+        (:mod:`llmsched_gym.agents.learning.checkpoint`).
+    greedy : take the likeliest action (default); else draw one from the network's probabilities.
+
+    Raises
+    ------
+    CheckpointError
+        a ValueError, if there is no such checkpoint or it cannot be used.
+    ValueError
+        if torch is not installed.
+    """
+
+    needs_belief = True
+    kind: ClassVar[str] = "decima"  # of its checkpoints
+    shipped: ClassVar[Path] = Path(__file__).parent / "checkpoints"
+
+    def __init__(self, checkpoint: str | None = None, greedy: bool = True) -> None:
+        if not isinstance(greedy, bool):
+            raise ValueError(f"greedy: {greedy!r} is not true or false")
+        self.greedy = greedy
+        path = self._find(DEFAULT if checkpoint is None else str(checkpoint))
+        self.network = _load(path, self.kind)
+
+    def act(self, observation: Observation) -> Actions:
+        """The likeliest action, or one drawn: a number for each member of a batch."""
+        import torch
+
+        from llmsched_gym.agents.decima.network import actions, choose, graph_of
+
+        mask = observation["action_mask"]
+        graph = graph_of(observation)
+        uniform = None if self.greedy else self.rng.random(len(graph.cluster))
+        with _one_thread(), torch.inference_mode():
+            chosen = choose(graph, self.network(graph), uniform)
+        acted = actions(graph, chosen, mask.shape[-1] - 1).reshape(mask.shape[:-1])
+        return acted if acted.ndim else int(acted)
+
+    def _find(self, checkpoint: str) -> Path:
+        """The file of a shipped checkpoint, or the one at a path."""
+        shipped = sorted(file.stem for file in self.shipped.glob("*.safetensors"))
+        if checkpoint in shipped:
+            return self.shipped / f"{checkpoint}.safetensors"
+        if Path(checkpoint).is_file():
+            return Path(checkpoint)
+        names = ", ".join(shipped) if shipped else "none is shipped"
+        raise ValueError(
+            f"checkpoint: no file {checkpoint!r}; give the path of one that train.py wrote, "
+            f"or the name of a shipped one ({names})"
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For graphs as small as these more threads only get in each other's way."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _load(path: Path, kind: str) -> DecimaNetwork:
+    try:
+        from llmsched_gym.agents.decima.network import DecimaNetwork
+        from llmsched_gym.agents.learning.checkpoint import CheckpointError, load
+    except ImportError as error:
+        raise ValueError(
+            f"it needs {error.name}: python -m pip install 'llmsched-gym[train]'"
+        ) from error
+    tensors, meta = load(path, kind)
+    try:
+        network = DecimaNetwork(**meta["network"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: it does not say how its network is made") from error
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+        raise CheckpointError(f"{path}: its tensors are not those of a network {network.options}")
+    network.load_state_dict(tensors)
+    return network

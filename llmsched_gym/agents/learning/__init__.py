@@ -1,0 +1,1 @@
+"""How anything is learnt: runs, held-out episodes, logs and checkpoints. It knows no learner."""

@@ -1,0 +1,258 @@
+"""A training run from its first iteration to its last, whatever is learnt by: held-out evaluations,
+logs, and checkpoints to go on from.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from llmsched_gym.agents.learning import checkpoint
+from llmsched_gym.agents.learning.episodes import Act
+from llmsched_gym.agents.learning.held_out import COMPARED, HeldOut
+from llmsched_gym.agents.learning.logs import open_log, shown
+from llmsched_gym.agents.learning.run import Training, TrainingError
+
+BEST, STATE = "best.safetensors", "training.safetensors"
+FREE = (  # settings that may change when training goes on
+    *("resume", "minutes", "checkpoint_minutes", "output_dir"),
+    *("logger", "wandb", "rollout.name", "ray"),
+)
+COUNTERS = ("iteration", "decisions", "seconds", "best_jct_s", "compared_jct_s")
+
+Row = dict[str, Any]
+N = TypeVar("N", bound=nn.Module)
+
+Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+@dataclass
+class Learner(Generic[N]):
+    """What training changes.
+
+    Attributes
+    ----------
+    network : what schedules; its ``options`` are what to make such a network with.
+    module : all that is trained, the network in it.
+    optimizer : Adam.
+    iteration : the last one that is done, -1 before number 0, which only evaluates.
+    decisions : how many episodes have taken.
+    seconds : of wall-clock time, over all that was interrupted and resumed.
+    best_jct_s : the least mean JCT on the held-out episodes so far.
+    compared_jct_s : of other policies on these episodes.
+    """
+
+    network: N
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    iteration: int = -1
+    decisions: int = 0
+    seconds: float = 0.0
+    best_jct_s: float = math.inf
+    compared_jct_s: dict[str, float] = field(default_factory=dict)
+
+    def count(self, decisions: int, begin: float, collected: float) -> Row:
+        """Count an iteration that is over; returns how fast it was, for the logs.
+
+        Parameters
+        ----------
+        decisions : that its episodes took.
+        begin, collected : when it began, and when it had all of them, by ``time.perf_counter``.
+        """
+        end = time.perf_counter()
+        self.iteration += 1
+        self.decisions += decisions
+        return {
+            "decisions_per_s": decisions / (end - begin),
+            "collect_s": collected - begin,
+            "update_s": end - collected,
+        }
+
+    def snapshot(self) -> Snapshot:
+        """All that going on takes, as tensors and as what JSON can hold."""
+        tensors = {
+            f"network.{name}": tensor.to("cpu", copy=True)
+            for name, tensor in self.module.state_dict().items()
+        }
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{number}.{k}": v.to("cpu", copy=True) for k, v in state.items()}
+        return tensors, {name: getattr(self, name) for name in COUNTERS}
+
+    def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
+        """The opposite of :meth:`snapshot`."""
+        weights: dict[str, Tensor] = {}
+        adam: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            if part == "network":
+                weights[rest] = tensor
+            elif part == "adam":
+                number, _, slot = rest.partition(".")
+                adam[int(number)][slot] = tensor
+        self.module.load_state_dict(weights)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": dict(adam), "param_groups": groups})
+        for name in COUNTERS:
+            setattr(self, name, counters[name])
+
+
+@dataclass(frozen=True)
+class Course:
+    """A training run of one kind of learner.
+
+    Attributes
+    ----------
+    kind : of the learner: the name of the policy that runs its checkpoints.
+    training, held_out : the run, and the episodes it is judged by.
+    greedy : how a network of this kind acts when it is judged.
+    iterations, evaluate_every : as in the learner's options.
+    columns : of the logs, "iteration", "decisions" and "jct_s" among them.
+    """
+
+    kind: str
+    training: Training
+    held_out: HeldOut
+    greedy: Callable[[Any], Act]
+    iterations: int
+    evaluate_every: int
+    columns: Sequence[str]
+
+
+def last_state(training: Training, kind: str) -> Snapshot | None:
+    """What the run in ``training.folder`` has left to go on from, if there is one.
+
+    Raises
+    ------
+    TrainingError
+        for a checkpoint that is damaged, was made with other settings, or would be overwritten.
+    """
+    path = training.folder / STATE
+    if not path.exists():
+        return None
+    if not training.resume:
+        raise TrainingError(
+            f"{path}: there is a training run already; resume=true goes on with it, or choose "
+            "another output_dir"
+        )
+    try:
+        tensors, meta = checkpoint.load(path, _kind_of_state(kind))
+    except checkpoint.CheckpointError as error:
+        raise TrainingError(str(error)) from error
+    check_same(path, meta["settings"], training.settings)
+    return tensors, meta
+
+
+def check_same(path: Path, made: Any, given: Any, name: str = "") -> None:
+    """TrainingError if settings differ, but for those that make no difference."""
+    if name in FREE or made == given:
+        return
+    if not (isinstance(made, dict) and isinstance(given, dict)):
+        raise TrainingError(f"{path}: made with {name}={made}, cannot go on with {name}={given}")
+    for key in sorted(made.keys() | given.keys()):
+        check_same(path, made.get(key), given.get(key), f"{name}.{key}".lstrip("."))
+
+
+def learn(learner: Learner[Any], iterate: Callable[[], Row], course: Course) -> dict[str, float]:
+    """Go on until the last iteration or the end of the time.
+
+    Parameters
+    ----------
+    iterate : does an iteration, counts it in the learner and returns what happened, for the logs.
+
+    Returns
+    -------
+    Mean JCT on the held-out episodes in seconds, of the learner at its best and of other policies.
+    """
+    folder, done = course.training.folder, max(0, learner.iteration)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        log = stack.enter_context(open_log(course.training, learner.iteration))
+        show = stack.enter_context(shown(course.iterations, done))
+
+        def go_on() -> None:
+            row = _next(learner, iterate, course)
+            log.row(row)
+            show(row)
+
+        _repeat(go_on, learner, course)
+        compared = {name: learner.compared_jct_s[name] for name in COMPARED}
+        result = {course.kind: learner.best_jct_s} | compared
+        log.table("held_out", [{"policy": k, "mean_jct_s": v} for k, v in result.items()])
+        log.curve(course.kind, compared)
+        log.checkpoint(folder / BEST)
+    return result
+
+
+def _repeat(go_on: Callable[[], None], learner: Learner[Any], course: Course) -> None:
+    """Go on until the end, with checkpoints every few minutes and, however it ends, at the end."""
+    training = course.training
+    saved = time.monotonic()
+    end = math.inf if training.minutes is None else saved + 60 * training.minutes
+    state: Snapshot | None = None
+    try:
+        while learner.iteration < course.iterations and (
+            learner.iteration < 0 or time.monotonic() < end
+        ):
+            go_on()
+            state = learner.snapshot()
+            if time.monotonic() - saved > 60 * training.checkpoint_minutes:
+                _save_state(state, course)
+                saved = time.monotonic()
+    finally:  # an interrupt leaves a learner in the middle of an iteration: it does not count
+        if state is not None:
+            _save_state(state, course)
+
+
+def _next(learner: Learner[Any], iterate: Callable[[], Row], course: Course) -> Row:
+    """Do an iteration; the first, number 0, only evaluates what there is."""
+    begin = time.monotonic()
+    happened: Row = {}
+    if learner.iteration >= 0:
+        happened = iterate()
+    else:
+        compared = {name: course.held_out.mean_jct_of(name) for name in COMPARED}
+        learner.compared_jct_s = compared
+        learner.iteration = 0
+    number = learner.iteration
+    if number % course.evaluate_every == 0 or number == course.iterations:
+        happened["jct_s"] = _evaluate(learner, course)
+    learner.seconds += time.monotonic() - begin
+    counted = {"iteration": number, "seconds": learner.seconds, "decisions": learner.decisions}
+    return dict.fromkeys(course.columns) | happened | counted
+
+
+def _evaluate(learner: Learner[Any], course: Course) -> float:
+    """The mean JCT on the held-out episodes, seconds; keeps the best weights."""
+    network = copy.deepcopy(learner.network).to("cpu")
+    jct_s = course.held_out.mean_jct_s(course.greedy(network))
+    if jct_s < learner.best_jct_s:
+        learner.best_jct_s = jct_s
+        about = {
+            "kind": course.kind,
+            "network": network.options,
+            "settings": course.training.settings,
+            "iteration": learner.iteration,
+            "held_out_jct_s": jct_s,
+        }
+        checkpoint.save(course.training.folder / BEST, network.state_dict(), about)
+    return jct_s
+
+
+def _save_state(state: Snapshot, course: Course) -> None:
+    tensors, counters = state
+    about = {"kind": _kind_of_state(course.kind), "settings": course.training.settings}
+    checkpoint.save(course.training.folder / STATE, tensors, about | counters)
+
+
+def _kind_of_state(kind: str) -> str:
+    return f"{kind} training"

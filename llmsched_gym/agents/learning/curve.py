@@ -1,0 +1,54 @@
+"""The learning curve of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from numpy.typing import ArrayLike
+
+from llmsched_gym.plotting import line_style, new_figure
+
+
+def learning_curve(
+    decisions: ArrayLike,
+    jct_s: ArrayLike,
+    compared_s: Mapping[str, float],
+    learner: str,
+    title: str,
+) -> Figure:
+    """Draw the mean job completion time on held-out episodes while a learner learns.
+
+    Other policies that are far above the best are off the figure, so that what the rest differ by
+    can be seen; the legend has their numbers.
+
+    Parameters
+    ----------
+    decisions, jct_s : [evaluations]
+        Decisions learnt from so far, and the mean JCT in seconds that they led to.
+    compared_s
+        Label of another policy to its mean JCT in seconds on the same episodes.
+    learner
+        The label of what learns.
+    title
+        Of the figure.
+    """
+    figure, axes = new_figure(title, height=4.0)
+    curve = np.asarray(jct_s, dtype=np.float64)
+    best = min([curve.min(), *compared_s.values()])
+    top = min(1.3 * best, max(1.1 * best, 1.01 * curve.max()))
+    label = f"{learner}: {curve.min():.2f} s at its best"
+    axes.plot(decisions, curve, marker="o", markersize=4, label=label, **line_style(0, False))
+    for number, (name, value) in enumerate(compared_s.items(), start=1):
+        where = "" if value < top else ", above the figure"
+        label = f"{name}: {value:.2f} s{where}"
+        axes.axhline(value, label=label, **line_style(number, False))
+    axes.set_ylim(0.99 * best, top)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.set_xlabel("decisions learnt from")
+    axes.set_ylabel("mean JCT on held-out episodes, s")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure

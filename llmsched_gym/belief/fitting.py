@@ -1,0 +1,446 @@
+"""Fit one Bayesian network per application on past jobs, with pgmpy; keep it on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_gym.belief.profile import (
+    BeliefProfile,
+    BeliefSettings,
+    Bins,
+    FloatArray,
+    IntArray,
+    Network,
+    TaskDemand,
+)
+from llmsched_gym.cluster.latency import LatencyProfile
+from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
+from llmsched_gym.workload import template as template_module
+from llmsched_gym.workload.bank import JobBank
+from llmsched_gym.workload.job import Kind
+from llmsched_gym.workload.template import Template, canonical_stages, fit_templates
+
+CANDIDATES = 8  # parents tried per variable: those with the largest BIC gain alone
+UNSEEN_JOBS = 0.01  # weight of a state that is possible and was never seen
+IMPOSSIBLE_JOBS = 1e-4  # weight of what the template rules out: a round after the last one
+
+
+def fit_profile(
+    past: JobBank, latency: LatencyProfile, settings: BeliefSettings | None = None
+) -> BeliefProfile:
+    """Fit templates and networks on past jobs.
+
+    Parameters
+    ----------
+    past : the past jobs, never the evaluated ones.
+    latency : turns tokens into seconds at batch size 1.
+    settings : default ``BeliefSettings()``.
+    """
+    settings = settings or BeliefSettings()
+    templates = fit_templates(past)
+    task_s = task_seconds(past, latency)
+    table = _StageTable.read(past, templates, task_s)
+    networks: dict[str, Network] = {}
+    notes: list[str] = []
+    for name in past.applications:
+        demand, tasks = table.of(name)
+        if len(demand) < settings.min_jobs:
+            networks[name] = _plain_network(demand, tasks, settings)
+            notes.append(
+                f"{name}: {len(demand)} past jobs, below min_jobs={settings.min_jobs}: "
+                "a plain prior without edges"
+            )
+        else:
+            networks[name] = _fit_network(templates[name], demand, tasks, settings)
+    return BeliefProfile(
+        settings=settings,
+        templates=templates,
+        networks=networks,
+        tasks=_task_demands(past, task_s, settings),
+        notes=tuple(notes),
+    )
+
+
+def task_seconds(bank: JobBank, latency: LatencyProfile) -> FloatArray:
+    """float64 [T]: service demand of every task of a bank, seconds at batch size 1."""
+    llm = bank.output_tokens > 0
+    seconds = bank.duration_s.copy()
+    ticks = latency.demand_ticks(bank.prompt_tokens[llm], bank.output_tokens[llm])
+    seconds[llm] = ticks / TICKS_PER_SECOND
+    return seconds
+
+
+@dataclass(frozen=True)
+class _StageTable:
+    """Demand and number of tasks of every canonical stage of every past job, by application."""
+
+    rows: dict[str, tuple[FloatArray, IntArray]]
+
+    @classmethod
+    def read(cls, past: JobBank, templates: dict[str, Template], task_s: FloatArray) -> _StageTable:
+        canonical = canonical_stages(past, templates)
+        stage_s = np.add.reduceat(task_s, past.stage_tasks[:-1])
+        num_tasks = np.diff(past.stage_tasks)
+        stage_job = np.repeat(np.arange(len(past)), np.diff(past.job_stages))
+        rows: dict[str, tuple[FloatArray, IntArray]] = {}
+        base = 0
+        for number, name in enumerate(past.applications):
+            template = templates[name]
+            kinds = np.array(template.kinds, np.int64)
+            jobs = np.flatnonzero(past.job_application == number)
+            mine = np.flatnonzero(past.job_application[stage_job] == number)
+            mine = mine[past.stage_kind[mine] == kinds[canonical[mine] - base]]
+            where = np.searchsorted(jobs, stage_job[mine]), canonical[mine] - base
+            demand = np.zeros((len(jobs), len(kinds)))
+            tasks = np.zeros((len(jobs), len(kinds)), np.int64)
+            demand[where], tasks[where] = stage_s[mine], num_tasks[mine]
+            rows[name] = demand, tasks
+            base += len(kinds)
+        return cls(rows)
+
+    def of(self, application: str) -> tuple[FloatArray, IntArray]:
+        """Seconds and numbers of tasks, each [jobs, C]; 0 tasks where the stage is absent."""
+        return self.rows[application]
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The past jobs of one application as states of the network's variables."""
+
+    demand: IntArray  # [C] variables
+    fanout: IntArray  # [C] variables, -1 if none
+    demand_bins: tuple[Bins, ...]
+    fanout_bins: tuple[Bins, ...]
+    states: IntArray  # [V]
+    codes: IntArray  # [jobs, V]
+    own_fanout: IntArray  # [V]: of a demand variable, the fan-out variable of its stage; else -1
+
+    @classmethod
+    def discretise(
+        cls, demand_s: FloatArray, tasks: IntArray, settings: BeliefSettings, fanouts: bool = True
+    ) -> _Data:
+        demand, fanout, own, states = [], [], [], []
+        codes: list[IntArray] = []
+        demand_bins, fanout_bins = [], []
+        for seconds, counts in zip(demand_s.T, tasks.T, strict=True):
+            present = counts > 0
+            count = counts[present].astype(np.float64)
+            number = Bins.fit(count, count, settings.fanouts)
+            bins = Bins.fit(seconds[present], count, settings.bins)
+            varies = fanouts and counts.min() < counts.max()
+            fanout.append(len(codes) if varies else -1)
+            if varies:
+                codes.append(np.where(present, number.state(counts.astype(np.float64)), 0))
+                states.append(len(number))
+                own.append(-1)
+            demand.append(len(codes))
+            codes.append(np.where(present, bins.state(seconds), 0))
+            states.append(len(bins))
+            own.append(fanout[-1])
+            demand_bins.append(bins)
+            fanout_bins.append(number)
+        return cls(
+            np.array(demand, np.int64),
+            np.array(fanout, np.int64),
+            tuple(demand_bins),
+            tuple(fanout_bins),
+            np.array(states, np.int64),
+            np.stack(codes, axis=1).astype(np.int64),
+            np.array(own, np.int64),
+        )
+
+    def counts(self, variable: int, parents: Sequence[int]) -> FloatArray:
+        """How many jobs have each combination: [*parent states, states of the variable]."""
+        axes = [*parents, variable]
+        shape = tuple(int(self.states[axis]) for axis in axes)
+        flat = np.ravel_multi_index(tuple(self.codes[:, axis] for axis in axes), shape)
+        return np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape).astype(np.float64)
+
+    def network(self, parents: Sequence[Sequence[int]], tables: Sequence[FloatArray]) -> Network:
+        return Network(
+            self.demand,
+            self.fanout,
+            self.demand_bins,
+            self.fanout_bins,
+            tuple(tuple(row) for row in parents),
+            tuple(tables),
+        )
+
+
+def _plain_network(demand_s: FloatArray, tasks: IntArray, settings: BeliefSettings) -> Network:
+    """Demand variables alone, independent of each other."""
+    data = _Data.discretise(demand_s, tasks, settings, fanouts=False)
+    none: list[tuple[int, ...]] = [() for _ in data.states]
+    tables = [data.counts(variable, ()) + UNSEEN_JOBS for variable in range(len(data.states))]
+    return data.network(none, [table / table.sum() for table in tables])
+
+
+def _fit_network(
+    template: Template, demand_s: FloatArray, tasks: IntArray, settings: BeliefSettings
+) -> Network:
+    data = _Data.discretise(demand_s, tasks, settings)
+    parents = _structure(data, settings.max_parents)
+    return data.network(parents, _parameters(template, data, parents, settings.prior_jobs))
+
+
+def _structure(data: _Data, max_parents: int) -> list[tuple[int, ...]]:
+    """Parents of every variable, by hill climbing on the BIC along the topological order.
+
+    Under a fixed order the search falls apart into one search per variable, each over the
+    candidates that gain most alone. A demand variable always has its stage's fan-out as a parent.
+    """
+    import pandas as pd
+    from pgmpy.causal_discovery import ExpertKnowledge, HillClimbSearch
+    from pgmpy.structure_score import BIC
+
+    local_score = _bic(data)
+
+    class FreeParameterBIC(BIC):  # type: ignore[misc]
+        """BIC that counts the parameters of combinations that occur."""
+
+        def _local_score(self, variable: int, parents: tuple[int, ...]) -> float:
+            return local_score(variable, tuple(sorted(parents)))
+
+    frame = pd.DataFrame(data.codes)
+    states = {variable: list(range(count)) for variable, count in enumerate(data.states)}
+    score = FreeParameterBIC(frame, state_names=states)
+    found: list[tuple[int, ...]] = []
+    for variable in range(len(data.states)):
+        own = int(data.own_fanout[variable])
+        required = () if own < 0 else (own,)
+        candidates = _candidates(variable, required, local_score)
+        columns = [*required, *candidates]
+        if not candidates or max_parents <= len(required):
+            found.append(required)
+            continue
+        search = HillClimbSearch(
+            scoring_method=score,
+            max_indegree=max_parents,
+            expert_knowledge=ExpertKnowledge(
+                search_space={(parent, variable) for parent in columns},
+                required_edges={(parent, variable) for parent in required},
+            ),
+            return_type="dag",
+            show_progress=False,
+        )
+        search.fit(frame[[*columns, variable]])
+        found.append(tuple(sorted(search.causal_graph_.get_parents(variable))))
+    return found
+
+
+def _candidates(
+    variable: int, required: tuple[int, ...], score: Callable[[int, tuple[int, ...]], float]
+) -> list[int]:
+    alone = score(variable, required)
+    gains = [
+        (score(variable, tuple(sorted((*required, other)))) - alone, other)
+        for other in range(variable)
+        if other not in required
+    ]
+    return [other for gain, other in sorted(gains, reverse=True)[:CANDIDATES] if gain > 0]
+
+
+def _bic(data: _Data) -> Callable[[int, tuple[int, ...]], float]:
+    """The BIC of one variable given parents, with ties broken in favour of near parents.
+
+    Free parameters are those of the parent combinations that occur, less what the stage's own
+    fan-out fixes: its demand is absent if and only if the fan-out is 0.
+    """
+    penalty = 0.5 * np.log(len(data.codes))
+    log = np.log(np.maximum(np.arange(len(data.codes) + 1), 1))
+
+    def score(variable: int, parents: tuple[int, ...]) -> float:
+        counts = data.counts(variable, parents)
+        rows = counts.reshape(-1, counts.shape[-1]).astype(np.int64)
+        total = rows.sum(axis=1)
+        likelihood = float((rows * log[rows]).sum() - (total * log[total]).sum())
+        possible = np.full(len(rows), np.count_nonzero(rows.sum(axis=0)))
+        if data.own_fanout[variable] in parents:
+            possible[:] = counts.shape[-1] - 1
+            possible[rows[:, 0] > 0] = 1
+        free = float(((possible - 1) * (total > 0)).sum())
+        far = sum(variable - parent for parent in parents)
+        return likelihood - penalty * free - 1e-9 * far
+
+    return score
+
+
+def _parameters(
+    template: Template, data: _Data, parents: Sequence[tuple[int, ...]], prior_jobs: float
+) -> list[FloatArray]:
+    """P(variable | parents) of every variable, by Bayesian estimation."""
+    import pandas as pd
+    from pgmpy.models import DiscreteBayesianNetwork
+    from pgmpy.parameter_estimator import DiscreteBayesianEstimator
+
+    prior = {
+        variable: _pseudo_counts(template, data, variable, row, prior_jobs)
+        for variable, row in enumerate(parents)
+    }
+    model = DiscreteBayesianNetwork(
+        [(parent, child) for child, row in enumerate(parents) for parent in row]
+    )
+    model.add_nodes_from(range(len(parents)))
+    estimator = DiscreteBayesianEstimator(
+        state_names={variable: list(range(count)) for variable, count in enumerate(data.states)},
+        prior_type="dirichlet",
+        pseudo_counts={
+            variable: table.reshape(-1, table.shape[-1]).T for variable, table in prior.items()
+        },
+    )
+    estimator.fit(model, pd.DataFrame(data.codes))
+    tables = {}
+    for cpd in estimator.parameters_:
+        variable, row = cpd.variables[0], parents[cpd.variables[0]]
+        assert tuple(cpd.variables[1:]) == row  # pgmpy sorts parents, as we do
+        tables[variable] = np.ascontiguousarray(np.moveaxis(cpd.values, 0, -1))
+    return [tables[variable] for variable in range(len(parents))]
+
+
+def _pseudo_counts(
+    template: Template,
+    data: _Data,
+    variable: int,
+    parents: tuple[int, ...],
+    prior_jobs: float,
+) -> FloatArray:
+    """The Dirichlet prior of one conditional table, in jobs: [*parent states, states].
+
+    Each row's prior is distributed like the rows around it, which count half as much for each
+    step of a parent to a neighbouring state, and one job like all rows together. So a rare
+    combination falls back on similar ones.
+    """
+    counts = data.counts(variable, parents)
+    states = counts.shape[-1]
+    overall = counts.sum(axis=tuple(range(len(parents)))) + UNSEEN_JOBS
+    near = counts
+    for axis, parent_states in enumerate(counts.shape[:-1]):
+        near = np.moveaxis(np.tensordot(_nearness(parent_states), near, (1, axis)), 0, axis)
+    near = near + overall / overall.sum()
+    own = int(data.own_fanout[variable])
+    if own in parents:  # absent if and only if the fan-out is 0
+        near = np.moveaxis(near, parents.index(own), 0)
+        near[0], near[1:, ..., 0] = np.eye(states)[0], 0.0
+        near = np.moveaxis(near, 0, parents.index(own))
+    prior = np.ascontiguousarray(prior_jobs * near / near.sum(axis=-1, keepdims=True))
+    _rule_out(template, data, variable, parents, prior)
+    return prior
+
+
+def _nearness(states: int) -> FloatArray:
+    """How much a parent's state resembles another: half per step, not at all where absent."""
+    state = np.arange(states)
+    near = 0.5 ** np.abs(state[:, None] - state)
+    near[0, 1:] = near[1:, 0] = 0.0
+    return near
+
+
+def _rule_out(
+    template: Template, data: _Data, variable: int, parents: tuple[int, ...], prior: FloatArray
+) -> None:
+    """Nothing is revealed by what is absent: make such rows say so."""
+    stages = np.where(data.fanout >= 0, data.fanout, data.demand)
+    stage = int(np.flatnonzero(stages == variable)[0]) if variable in stages else -1
+    if stage < 0 or template.at_arrival[stage]:
+        return
+    revealers = template.revealers[stage]
+    axes = []
+    for revealer in revealers:
+        shown = {int(data.fanout[revealer]), int(data.demand[revealer])} & set(parents)
+        if not shown:
+            return
+        axes.append(parents.index(min(shown)))
+    absent = tuple(0 if axis in axes else slice(None) for axis in range(len(parents)))
+    prior[(*absent, slice(1, None))] = IMPOSSIBLE_JOBS / (prior.shape[-1] - 1)
+    prior[(*absent, 0)] = 1.0
+
+
+def _task_demands(
+    past: JobBank, task_s: FloatArray, settings: BeliefSettings
+) -> dict[str, TaskDemand]:
+    task_kind = np.repeat(past.stage_kind, np.diff(past.stage_tasks))
+    stage_job = np.repeat(np.arange(len(past)), np.diff(past.job_stages))
+    task_application = np.repeat(past.job_application[stage_job], np.diff(past.stage_tasks))
+
+    def over(tasks: NDArray[np.bool_], jobs: int) -> TaskDemand:
+        kinds = [task_s[tasks & (task_kind == kind)] for kind in (Kind.LLM, Kind.REGULAR)]
+        filled = [values if len(values) else np.zeros(1) for values in kinds]
+        return TaskDemand(
+            mean=np.array([values.mean() for values in filled]),
+            variance=np.array([values.var() for values in filled]),
+            low=np.array([np.quantile(values, settings.low) for values in filled]),
+            high=np.array([np.quantile(values, settings.high) for values in filled]),
+            per_job=np.array([values.sum() / jobs for values in filled]),
+        )
+
+    demands = {"": over(np.ones(len(task_s), bool), len(past))}
+    for number, name in enumerate(past.applications):
+        jobs = int(np.count_nonzero(past.job_application == number))
+        demands[name] = over(task_application == number, jobs)
+    return demands
+
+
+def load_or_fit(
+    past: JobBank,
+    latency: LatencyProfile,
+    settings: BeliefSettings | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> BeliefProfile:
+    """:func:`fit_profile`, kept on disk under a name that depends on everything it depends on.
+
+    Parameters
+    ----------
+    cache_dir : default the user's cache directory. One that cannot be read or written, or a
+        damaged file in it, is no error: the profile is fitted anew.
+    """
+    settings = settings or BeliefSettings()
+    if cache_dir is None:
+        from platformdirs import user_cache_dir
+
+        cache_dir = user_cache_dir("llmsched-gym")
+    path = Path(cache_dir) / f"belief-{_fingerprint(past, latency, settings)}.npz"
+    try:
+        return BeliefProfile.load(path)
+    except (OSError, ValueError):
+        profile = fit_profile(past, latency, settings)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        profile.save(path)
+    except OSError:
+        pass  # a read-only home directory
+    return profile
+
+
+def _fingerprint(past: JobBank, latency: LatencyProfile, settings: BeliefSettings) -> str:
+    """sha256 over the past jobs, what their tasks cost, the settings and the fitting code."""
+    from importlib.metadata import version
+
+    digest = hashlib.sha256()
+    for source in (__file__, template_module.__file__):
+        digest.update(Path(source).read_bytes())
+    for package in ("pgmpy", "numpy"):
+        digest.update(f"{package} {version(package)}\n".encode())
+    digest.update(json.dumps(asdict(settings), sort_keys=True).encode())
+    digest.update(json.dumps([past.applications, past.stage_names]).encode())
+    for array in (
+        past.job_application,
+        past.job_stages,
+        past.stage_name,
+        past.stage_kind,
+        past.stage_revealed_by,
+        past.stage_parents,
+        past.parents,
+        past.stage_tasks,
+        task_seconds(past, latency),
+    ):
+        digest.update(f"{array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

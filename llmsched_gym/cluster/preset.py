@@ -1,0 +1,150 @@
+"""Clusters built of LLM engines and regular executors, by name or from a file.
+
+The presets are YAML files beside this module (``presets/``). Each states where its coefficients
+come from, how well they fit and in which range. All but two are fitted to one collection of
+operator times (aiconfigurator): it alone covers every GPU offered here, so that presets can be
+compared with each other, and for 70B models the formula of :mod:`llmsched_gym.cluster.latency`
+fits it better than Vidur's times (mean error of a decode iteration 1.8 to 2.4 % instead of 3.1 to
+5.8 %). Sums of operator times have no engine overhead in them; the two presets ``*_measured`` have
+that of vLLM in 2023.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from llmsched_gym.cluster.latency import ClusterError, LatencyProfile, check_count
+
+PRESETS = Path(__file__).parent / "presets"
+CLUSTERS = tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+SIZES = ("engines", "max_batch", "regular_executors")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """LLM engines of one kind, and regular executors.
+
+    Parameters
+    ----------
+    name : of the cluster.
+    latency : the profile of each engine.
+    engines : number of LLM engines, default 4.
+    max_batch : slots per engine, default 8.
+    regular_executors : number of regular executors, default 16.
+
+    Raises
+    ------
+    ClusterError
+        if a size is not a whole number above 0.
+    """
+
+    name: str
+    latency: LatencyProfile
+    engines: int = 4
+    max_batch: int = 8
+    regular_executors: int = 16
+
+    def __post_init__(self) -> None:
+        for name in SIZES:
+            check_count(name, getattr(self, name), least=1)
+
+    @property
+    def llm_slots(self) -> int:
+        """Slots of all engines."""
+        return self.engines * self.max_batch
+
+
+def load_cluster(cluster: str | PathLike[str] | Cluster, **sizes: int) -> Cluster:
+    """The cluster of a name in ``CLUSTERS``, of a YAML file or as given, perhaps resized.
+
+    Parameters
+    ----------
+    cluster : str, path or Cluster
+        The name of a preset, the path of a ``.yaml`` file laid out like the presets, or a cluster.
+    **sizes : int
+        ``engines``, ``max_batch`` or ``regular_executors``, to replace the cluster's own.
+
+    Raises
+    ------
+    ClusterError
+        for an unknown name, an unknown or impossible size, or a malformed file
+        (``file: field: what``).
+    FileNotFoundError
+        for a path where no file is.
+    """
+    for name in sizes:
+        if name not in SIZES:
+            raise ClusterError(f"cluster: unknown option {name!r}; valid: {', '.join(SIZES)}")
+    if not isinstance(cluster, Cluster):
+        cluster = _read(_path(cluster))
+    return replace(cluster, **cast(dict[str, Any], sizes))
+
+
+def _path(cluster: str | PathLike[str]) -> Path:
+    if cluster in CLUSTERS:
+        return PRESETS / f"{cluster}.yaml"
+    path = Path(cluster)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ClusterError(
+            f"cluster: unknown name {str(cluster)!r}; valid: {', '.join(CLUSTERS)}, "
+            "or the path of a .yaml file"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"cluster: no such file: {path}")
+    return path
+
+
+_FIELDS = ("name", "latency")
+_LATENCY = ("decode_ms", "prefill_ms", "kv_capacity_tokens")
+
+
+def _read(path: Path) -> Cluster:
+    try:
+        content = _section(yaml.safe_load(path.read_text(encoding="utf-8")), "", _FIELDS, SIZES)
+        latency = _section(content["latency"], "latency.", _LATENCY, ("source", "error"))
+        decode = _section(latency["decode_ms"], "latency.decode_ms.", ("a", "c", "d"))
+        prefill = _section(latency["prefill_ms"], "latency.prefill_ms.", ("p0", "e", "f", "g"))
+        for name, value in (decode | prefill).items():
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise ClusterError(f"{name}: {value!r} is not a number (YAML: 1.0e-3, not 1e-3)")
+        for name in ("source", "error"):
+            if not isinstance(latency.get(name, {}), dict):
+                raise ClusterError(f"latency.{name}: not a mapping")
+        if not isinstance(content["name"], str) or not content["name"]:
+            raise ClusterError(f"name: {content['name']!r} is not a name")
+        profile = LatencyProfile(
+            name=content["name"],
+            **decode,
+            **prefill,
+            kv_capacity_tokens=latency["kv_capacity_tokens"],
+            source=latency.get("source", {}),
+            error=latency.get("error", {}),
+        )
+        sizes = {name: content[name] for name in SIZES if name in content}
+        return Cluster(content["name"], profile, **sizes)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ClusterError(f"{path}: line {line}: {error.problem}") from None
+    except (ClusterError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ClusterError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _section(
+    content: Any, where: str, required: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ClusterError(f"{where.rstrip('.') or 'file'}: not a mapping")
+    for name in content:
+        if name not in required + optional:
+            raise ClusterError(
+                f"{where}{name}: unknown field; valid: {', '.join(required + optional)}"
+            )
+    for name in required:
+        if name not in content:
+            raise ClusterError(f"{where}{name}: missing")
+    return content

@@ -1,0 +1,1 @@
+"""The commands: what `evaluate.py` and `train.py` at the root of a checkout are doors to."""

@@ -1,0 +1,118 @@
+"""The groups of the Hydra configuration, filled from the registries.
+
+There is no file per policy, workload, cluster preset or belief: whatever is registered can be named
+on the command line, with its options and their defaults, and with types where they are written
+below. An option that a group does not have is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, make_dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from llmsched_gym.agents.base import POLICIES, policy_options
+from llmsched_gym.agents.learning.registry import LEARNERS
+from llmsched_gym.agents.learning.run import ROLLOUTS
+from llmsched_gym.belief.profile import BeliefSettings
+from llmsched_gym.cluster.preset import CLUSTERS
+from llmsched_gym.env.scenario import BELIEFS
+from llmsched_gym.workload.mixes import WORKLOADS
+
+
+@dataclass
+class WorkloadOptions:
+    """When jobs arrive."""
+
+    name: str = MISSING
+    load: float = 1.3  # offered to the LLM slots; 1 fills them
+    arrival_rate: float | None = None  # jobs/s, instead of the load
+    arrivals: str = "poisson"  # poisson, recorded or burst
+    arrivals_path: str | None = None  # the CSV file of recorded arrivals
+    arrivals_column: str | None = None  # its column of timestamps
+
+
+@dataclass
+class GeneratedJobs(WorkloadOptions):
+    """Jobs of the paper's applications."""
+
+    jobs_per_application: int = 500  # generated, for episodes to draw from
+
+
+@dataclass
+class TracedJobs(WorkloadOptions):
+    """Real jobs."""
+
+    path: str | None = None  # a JSONL file or a folder of them
+    train_path: str | None = None  # past jobs; without it a part of those at path
+    training: bool = False  # draw episodes from past jobs: for train.py
+    applications: list[str] | None = None  # null: all
+    replay: bool = False  # in the order of the file instead of drawn with replacement
+
+
+@dataclass
+class ClusterOptions:
+    """What jobs run on; a size that is null is the preset's own."""
+
+    name: str = MISSING
+    engines: int | None = None
+    max_batch: int | None = None  # slots per engine
+    regular_executors: int | None = None
+
+
+@dataclass
+class CustomCluster(ClusterOptions):
+    """A cluster in a file laid out like the presets."""
+
+    path: str = MISSING
+
+
+@dataclass
+class RolloutOptions:
+    """Where train.py collects episodes."""
+
+    name: str = MISSING
+    num_workers: int = 2  # results depend on the number, by rounding, but not on the place
+
+
+def _with_name(settings: type[Any]) -> type[Any]:
+    """A dataclass as the options of a group."""
+    known = [(field.name, field.type, field.default) for field in fields(settings)]
+    return make_dataclass(f"{settings.__name__}Options", [("name", str, MISSING), *known])
+
+
+BeliefOptions = _with_name(BeliefSettings)
+
+
+def register_groups(choices: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Put groups and their choices, by default those of evaluate.py, into Hydra's store."""
+    for name, options in (choices or groups()).items():
+        for choice, node in options.items():
+            ConfigStore.instance().store(group=name, name=choice, node=node)
+
+
+def groups() -> dict[str, dict[str, Any]]:
+    """The choices of each group of evaluate.py, with their options."""
+    policies = {name: {"name": name} | policy_options(policy) for name, policy in POLICIES.items()}
+    workloads = {name: GeneratedJobs(name=name) for name in WORKLOADS}
+    clusters = {name: ClusterOptions(name=name) for name in CLUSTERS}
+    beliefs = {name: BeliefOptions(name=name) for name in BELIEFS}
+    return {
+        "policy": policies | {"custom": {"name": "custom", "path": MISSING}},
+        "workload": workloads | {"traces": TracedJobs(name="traces")},
+        "cluster": clusters | {"custom": CustomCluster(name="custom")},
+        "belief": beliefs | {"none": {"name": "none"}},
+    }
+
+
+def training_groups() -> dict[str, dict[str, Any]]:
+    """The choices of each group of train.py, with their options."""
+    shared = groups()
+    return {
+        "agent": {name: _with_name(one.options)(name=name) for name, one in LEARNERS.items()},
+        **{name: shared[name] for name in ("workload", "cluster", "belief")},
+        "rollout": {name: RolloutOptions(name=name) for name in ROLLOUTS},
+    }

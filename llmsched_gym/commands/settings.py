@@ -1,0 +1,67 @@
+"""From the settings of a command to what they name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from llmsched_gym.belief.profile import BeliefSettings
+from llmsched_gym.cluster.preset import Cluster, load_cluster
+from llmsched_gym.workload.mixes import Workload, make_workload
+
+Options = dict[str, Any]  # of a group, its name among them
+
+
+def named_settings(config: DictConfig) -> dict[str, Any]:
+    """The configuration as a plain dictionary."""
+    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}
+
+
+def options(group: str, given: Any, choices: Mapping[str, Any], more: bool = False) -> Options:
+    """The options of a group, none missing and none unknown, unless there may be ``more``."""
+    if not isinstance(given, dict) or given.get("name") not in choices:
+        raise ValueError(f"{group}: choose from {', '.join(sorted(choices))}")
+    known: Any = OmegaConf.to_container(OmegaConf.create(choices[given["name"]]))
+    unknown = sorted(given.keys() - known.keys())
+    if unknown and not more:
+        raise ValueError(f"unknown option '{group}.{unknown[0]}'; valid here: {', '.join(known)}")
+    return known | given
+
+
+def environment(
+    workload: Any, cluster: Any, belief: Any, choices: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The arguments of the environment that the groups name."""
+    belief, belief_settings = belief_of(**options("belief", belief, choices["belief"]))
+    workload, load, rate = workload_of(**options("workload", workload, choices["workload"]))
+    return {
+        "workload": workload,
+        "cluster": cluster_of(**options("cluster", cluster, choices["cluster"])),
+        "load": load,
+        "arrival_rate": rate,
+        "belief": belief,
+        "belief_settings": belief_settings,
+    }
+
+
+def workload_of(
+    name: str, load: float, arrival_rate: float | None, **given: Any
+) -> tuple[Workload, float, float | None]:
+    """The workload that the options of its group name, its load and its arrival rate."""
+    return make_workload(name, **given), load, arrival_rate
+
+
+def cluster_of(name: str, path: str | None = None, **sizes: int | None) -> Cluster:
+    """The cluster that the options of its group name."""
+    given = {size: value for size, value in sizes.items() if value is not None}
+    return load_cluster(name if path is None else Path(path), **given)
+
+
+def belief_of(name: str, **given: Any) -> tuple[str, BeliefSettings]:
+    """The belief that the options of its group name, and its settings."""
+    return name, BeliefSettings(**given)

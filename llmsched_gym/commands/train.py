@@ -1,0 +1,144 @@
+"""Learn a scheduler.
+
+    python train.py agent=decima workload=mixed belief=prior
+    python train.py --help
+
+The seed determines what is learnt. A run that was interrupted or killed goes on from its last
+checkpoint with ``resume=true``, to the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from llmsched_gym.agents.learning.logs import LOGGERS
+from llmsched_gym.agents.learning.registry import Learn, make_learner
+from llmsched_gym.agents.learning.run import Training, TrainingError
+from llmsched_gym.commands.entry import one_line_errors, run_command
+from llmsched_gym.commands.groups import training_groups
+from llmsched_gym.commands.settings import environment, named_settings, options
+from llmsched_gym.env.scenario import Scenario
+from llmsched_gym.errors import InputError, one_line
+from llmsched_gym.settings import Count, Flag, Folder, Number, Positive, Settings
+
+
+class RolloutSettings(Settings):
+    """The options of the group ``rollout``."""
+
+    name: str
+    num_workers: Count
+
+
+class TrainSettings(Settings):
+    """The settings of ``configs/train.yaml``."""
+
+    agent: Any = None
+    workload: Any = None
+    cluster: Any = None
+    belief: Any = None
+    num_jobs: Count
+    max_stages: Count | None
+    seed: Number
+    minutes: Positive | None
+    checkpoint_minutes: Positive
+    resume: Flag
+    logger: Any
+    wandb: Any
+    rollout: Any
+    ray: Any
+    output_dir: Folder
+
+
+# --- from settings to a training run --------------------------------------------------------------
+
+
+def build(given: dict[str, Any]) -> tuple[Learn, Training]:
+    """Make everything that the settings name; InputError for what is not right in them."""
+    choices = training_groups()
+    try:
+        settings = TrainSettings.read(given)
+        learn = make_learner(**options("agent", settings.agent, choices["agent"]))
+        rollout = options("rollout", settings.rollout, choices["rollout"])
+        if settings.logger not in LOGGERS:
+            raise ValueError(f"logger: choose from {', '.join(LOGGERS)}")
+        named = environment(settings.workload, settings.cluster, settings.belief, choices)
+        training = Training(
+            environment=named | {"num_jobs": settings.num_jobs, "max_stages": settings.max_stages},
+            seed=settings.seed,
+            workers=RolloutSettings.read(rollout).num_workers,
+            rollout=rollout["name"],
+            ray_address=settings.ray["address"],
+            minutes=settings.minutes,
+            checkpoint_minutes=settings.checkpoint_minutes,
+            resume=settings.resume,
+            folder=settings.output_dir,
+            logger=settings.logger,
+            settings=given,
+        )
+        Scenario(**training.environment)  # tells what is wrong with it before anything begins
+    except (ValueError, OSError) as error:
+        raise InputError(one_line(error)) from error
+    return learn, training
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def train(given: dict[str, Any]) -> None:
+    """Train and print what it led to; InputError for bad settings."""
+    with Console(stderr=True).status("reading the workload, fitting the belief"):
+        learn, training = build(given)
+    try:
+        with _ended_by_sigterm():
+            jct_s = learn(training)
+    except (TrainingError, OSError) as error:
+        raise InputError(one_line(error)) from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command with resume=true goes on") from None
+    output = Console(highlight=False, markup=False)
+    table = Table("policy", "mean JCT (s)", title="Held-out episodes")
+    for policy, mean_s in jct_s.items():
+        table.add_row(policy, f"{mean_s:.1f}")
+    output.print(table)
+    output.print(f"Files: {training.folder}", soft_wrap=True)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """What ends jobs on most clusters works like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@hydra.main(config_path="pkg://llmsched_gym.configs", config_name="train", version_base="1.3")
+def _run(config: DictConfig) -> None:
+    with one_line_errors("train.py"):
+        train(named_settings(config))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command with these arguments: see :func:`llmsched_gym.commands.entry.run_command`."""
+    run_command("train.py", _run, training_groups(), argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+from .actions import InvalidAction as InvalidAction
+from .features import CLUSTER as CLUSTER
+from .features import CLUSTER_FEATURES as CLUSTER_FEATURES
+from .features import JOB as JOB
+from .features import JOB_FEATURES as JOB_FEATURES
+from .features import STAGE as STAGE
+from .features import STAGE_FEATURES as STAGE_FEATURES
+from .geometric import graph_data as graph_data
+from .reward import REWARDS as REWARDS
+from .sb3 import RewardScaling as RewardScaling
+from .sb3 import SB3VecEnv as SB3VecEnv
+from .scenario import BELIEFS as BELIEFS
+from .scenario import Scenario as Scenario
+from .scheduling import LLMSchedEnv as LLMSchedEnv
+from .vector import LLMSchedVectorEnv as LLMSchedVectorEnv

@@ -1,0 +1,84 @@
+"""What is believed and shown of one cluster, brought up to date as it goes on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmsched_gym.belief.inference import update
+from llmsched_gym.belief.networks import Beliefs, new_scratch
+from llmsched_gym.cluster.state import EVIDENCE, ClusterState, copy_state
+from llmsched_gym.env.features import Observation, empty_observation
+from llmsched_gym.env.observation import new_shown, observe
+from llmsched_gym.env.scenario import Scenario
+
+
+class View:
+    """A view of an episode from its beginning on.
+
+    Parameters
+    ----------
+    scenario : what the episode was drawn from.
+    state : of the cluster.
+
+    Attributes
+    ----------
+    stage_beliefs, job_beliefs : BELIEF_STAGE [jobs, stages], BELIEF_JOB [jobs].
+    shown : what each job shows.
+    used : int64 [3], rows, edges and jobs of the last observation.
+    """
+
+    def __init__(self, scenario: Scenario, state: ClusterState) -> None:
+        self.scenario = scenario
+        self.stage_beliefs, self.job_beliefs = scenario.new_beliefs()
+        self.shown = new_shown(
+            scenario.max_stages,
+            scenario.num_jobs,
+            len(state.stages),
+            scenario.rows_of_a_job,
+            scenario.edges_of_a_job,
+        )
+        self.used = np.zeros(3, np.int64)
+        self.scratch = None if scenario.networks is None else new_scratch(scenario.networks)
+
+    def observe(self, state: ClusterState, asked: bool) -> Observation:
+        """Update what is believed, and show it.
+
+        ``asked`` is whether a decision is due.
+        """
+        self.believe(state)
+        return self.show(state, asked)
+
+    def believe(self, state: ClusterState) -> None:
+        """Update what is believed of the jobs that changed, if anything is."""
+        scenario = self.scenario
+        if scenario.networks is not None:
+            assert self.scratch is not None
+            beliefs = Beliefs(self.stage_beliefs, self.job_beliefs, self.scratch)
+            update(state, scenario.templates, scenario.networks, beliefs, scenario.mode)
+
+    def show(self, state: ClusterState, asked: bool) -> Observation:
+        """The observation of a state; afterwards no job of it counts as changed."""
+        scenario = self.scenario
+        out = empty_observation(scenario.max_stages, scenario.max_edges, scenario.max_jobs)
+        self.used[:] = 0
+        observe(
+            state,
+            scenario.templates,
+            self.stage_beliefs,
+            self.job_beliefs,
+            self.shown,
+            asked,
+            self.used,
+            out,
+        )
+        return out
+
+
+def look(scenario: Scenario, state: ClusterState, asked: bool = True) -> Observation:
+    """The observation of a state as if nobody had looked before; the state stays as it is."""
+    state = copy_state(state)
+    arrived = int(state.clock["arrived"][0])
+    state.jobs["changed"][:arrived] = EVIDENCE
+    state.changed[:arrived] = np.arange(arrived)
+    state.clock["changed"][0] = arrived
+    return View(scenario, state).observe(state, asked)

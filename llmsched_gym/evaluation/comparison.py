@@ -1,0 +1,332 @@
+"""Compare policies on the same episodes, as Python objects: nothing is printed or written.
+
+    from llmsched_gym.evaluation import compare
+
+    result = compare(["llmsched", "fcfs", "sjf"], workload="planning", num_jobs=50, episodes=5)
+    result.summary          # a pandas table, one row a policy
+    result.jct_by_policy()  # a matplotlib figure
+
+Episode i of every policy has the same jobs at the same times (common random numbers). The
+clairvoyant reference, SRTF that knows what is hidden, runs beside them. Results do not depend on
+the number of processes; only the wall-clock time of a decision differs from run to run.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from llmsched_gym.agents.base import Policy, find_policy, make_policy
+from llmsched_gym.cluster.preset import Cluster
+from llmsched_gym.env.scheduling import LLMSchedEnv
+from llmsched_gym.evaluation.episodes import Episode, play
+from llmsched_gym.evaluation.results import (
+    EPISODE_COLUMNS,
+    JOB_COLUMNS,
+    REFERENCE,
+    Setting,
+    Summary,
+    episode_rows,
+    job_rows,
+    results_table,
+    summarise,
+    summary_row,
+    write_results,
+)
+from llmsched_gym.processes import map_processes
+from llmsched_gym.settings import is_whole
+from llmsched_gym.workload.mixes import Workload
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Run:
+    """One policy to evaluate.
+
+    Attributes
+    ----------
+    label : its name in the results.
+    policy : the name of a policy or ``module:Class``, or a policy to copy for each episode.
+    options : for ``make_policy``.
+    reference : whether it sees the hidden truth, as the clairvoyant reference does.
+    """
+
+    label: str
+    policy: str | Policy
+    options: dict[str, Any] = field(default_factory=dict)
+    reference: bool = False
+
+    def make(self) -> Policy:
+        """A policy that has not decided anything yet."""
+        if isinstance(self.policy, Policy):
+            return copy.deepcopy(self.policy)
+        return make_policy(self.policy, **self.options)
+
+    @property
+    def needs_belief(self) -> bool:
+        """Whether the policy reads expected demands."""
+        policy = self.policy
+        return (policy if isinstance(policy, Policy) else find_policy(policy)).needs_belief
+
+
+CLAIRVOYANT = Run(REFERENCE, "srtf", reference=True)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate: the first run is the policy that the others are compared with."""
+
+    runs: tuple[Run, ...]
+    env: LLMSchedEnv
+    oracle: LLMSchedEnv
+    episodes: int
+    seed: int
+    processes: int
+    load: float | None
+
+    def environment(self, run: Run) -> LLMSchedEnv:
+        """The environment of a run."""
+        return self.oracle if run.reference else self.env
+
+    def clairvoyant(self) -> list[str]:
+        """Labels of the runs that read what nobody could know."""
+        return [
+            run.label
+            for run in self.runs
+            if self.environment(run).belief == "oracle" and run.needs_belief
+        ]
+
+    def setting(self) -> Setting:
+        """Where the policies are compared."""
+        env, cluster = self.env, self.env.cluster
+        demand = f"{env.rate:g} jobs/s" if self.load is None else f"load {self.load:g}"
+        title = (
+            f"{env.workload.name} at {demand} on {cluster.name} "
+            f"({cluster.engines} engines x {cluster.max_batch} slots, "
+            f"{cluster.regular_executors} regular executors)\n"
+            f"episodes: {self.episodes}, jobs each: {env.num_jobs}, belief {env.belief}, "
+            f"seed {self.seed}"
+        )
+        return Setting(env.workload.name, cluster.name, self.load, self.seed, title)
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the results has to know."""
+        intervals = "Intervals: 95 % bootstrap over episodes, paired where policies are compared."
+        reference = f"{REFERENCE}: SRTF that knows what is hidden; a reference, and not a bound."
+        return (
+            intervals if self.episodes > 1 else "One episode: no intervals.",
+            *([reference] if CLAIRVOYANT in self.runs else []),
+            *self._bottleneck(),
+            *self.env.workload.notes,
+            *self.env.notes,
+        )
+
+    def _bottleneck(self) -> list[str]:
+        """A word on tools if they are offered more work than LLM slots are."""
+        env, executors = self.env, self.env.cluster.regular_executors
+        busy = env.rate * float(env.bank.duration_s.sum()) / len(env.bank)
+        if busy / executors <= max(1.0, self.load or 0.0):
+            return []
+        return [
+            f"The {executors} regular executors are offered {busy / executors:.1f} times what they "
+            "can serve: jobs wait for tools more than for LLM slots "
+            f"(cluster.regular_executors={math.ceil(busy)} would serve them)."
+        ]
+
+    def play(self, played: Callable[[], None] = lambda: None) -> Comparison:
+        """Play all episodes of all runs; calls ``played`` after each.
+
+        Raises
+        ------
+        InputError
+            for an illegal action, and for jobs that take longer than the simulator can count.
+        """
+        todo = [(run, number) for run in self.runs for number in range(self.episodes)]
+        episodes = map_processes(_play, self, todo, self.processes, lambda _index: played())
+        return Comparison(tuple(episodes), self.setting(), self.notes(), tuple(self.clairvoyant()))
+
+
+def _play(evaluation: Evaluation, todo: tuple[Run, int]) -> Episode:
+    run, number = todo
+    return play(evaluation.environment(run), run.make(), run.label, evaluation.seed, number)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What several policies did on the same episodes.
+
+    Attributes
+    ----------
+    played : the episodes, by policy; the policy of the first is compared with the others.
+    setting : where they were played.
+    notes : what a reader of the results has to know.
+    clairvoyant : labels of the policies that knew what was hidden.
+    """
+
+    played: tuple[Episode, ...]
+    setting: Setting
+    notes: tuple[str, ...]
+    clairvoyant: tuple[str, ...]
+
+    @cached_property
+    def summaries(self) -> list[Summary]:
+        """One a policy, with intervals."""
+        return summarise(self.played, self.clairvoyant, reference=REFERENCE)
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """One row a policy: mean, percentiles, by what share the first policy is better, the gap.
+
+        ``mean_jct_s``, ``reduction`` and ``gap_closed`` have ``_low`` and ``_high`` beside them,
+        the ends of 95 % intervals; NaN is what the episodes cannot say.
+        """
+        return pd.DataFrame([summary_row(one) for one in self.summaries])
+
+    @property
+    def episodes(self) -> pd.DataFrame:
+        """One row an episode of a policy, with the columns of ``episodes.csv``."""
+        return pd.DataFrame(episode_rows(self.played, self.setting), columns=EPISODE_COLUMNS)
+
+    @property
+    def jobs(self) -> pd.DataFrame:
+        """One row a job of an episode of a policy, with the columns of ``jobs.csv``."""
+        return pd.DataFrame(job_rows(self.played), columns=JOB_COLUMNS)
+
+    def jct_s(self) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+        """The completion times of all jobs by policy, seconds."""
+        return {
+            one.policy: np.concatenate(
+                [episode.jobs["jct_s"] for episode in self.played if episode.policy == one.policy]
+            )
+            for one in self.summaries
+        }
+
+    def table(self) -> Table:
+        """The summary to be read, in a terminal or a notebook."""
+        return results_table(self.summaries, self.setting.title)
+
+    def jct_cdf(self) -> Figure:
+        """The share of jobs completed within a time, one curve a policy."""
+        from llmsched_gym.evaluation.figures import jct_cdf  # matplotlib takes a while
+
+        return jct_cdf(self.jct_s(), self.clairvoyant, self.setting.title)
+
+    def jct_by_policy(self) -> Figure:
+        """Mean job completion times with their intervals, and 95th percentiles."""
+        from llmsched_gym.evaluation.figures import jct_by_policy
+
+        means = {one.policy: one.mean for one in self.summaries}
+        p95 = {one.policy: one.percentiles["p95_jct_s"] for one in self.summaries}
+        return jct_by_policy(means, p95, self.clairvoyant, self.setting.title)
+
+    def write(self, folder: Path, **more: Any) -> None:
+        """Write the files of an evaluation, with ``more`` in ``summary.json``."""
+        write_results(folder, self.played, self.summaries, self.setting, notes=self.notes, **more)
+        self.jct_cdf().savefig(folder / "jct_cdf.png")
+        self.jct_by_policy().savefig(folder / "jct_by_policy.png")
+
+
+Named = str | Policy | tuple[str, Mapping[str, Any]]
+
+
+def compare(
+    policies: Sequence[str | Policy] | Mapping[str, Named],
+    *,
+    workload: str | Workload = "mixed",
+    cluster: str | Cluster = "a100_llama2_7b",
+    num_jobs: int = 100,
+    load: float = 1.3,
+    arrival_rate: float | None = None,
+    belief: str = "bayes",
+    episodes: int = 10,
+    seed: int = 0,
+    processes: int = 1,
+    reference: bool = True,
+    **options: Any,
+) -> Comparison:
+    """Play the same episodes with several policies.
+
+    Parameters
+    ----------
+    policies
+        Names, ``module:Class`` or policies; the first is compared with the others. A dictionary
+        gives labels of your own: ``{"mine": Mine(), "eager": ("llmsched", {"epsilon": 1.0})}``.
+    workload, cluster, num_jobs, load, arrival_rate, belief, options
+        Of :class:`~llmsched_gym.env.scheduling.LLMSchedEnv`.
+    episodes, seed
+        How many, and what determines them.
+    processes
+        At once; policies that are defined in a notebook can only be played in one.
+    reference
+        Add the clairvoyant reference, ``srtf_oracle``.
+
+    Raises
+    ------
+    ValueError
+        for what is not right in the arguments.
+    InputError
+        for an illegal action of a policy.
+    """
+    _check_whole("episodes", episodes, 1)
+    _check_whole("processes", processes, 1)
+    _check_whole("seed", seed, 0)
+    runs = check_runs([*_runs(policies), *([CLAIRVOYANT] if reference else [])], belief)
+    given = {"num_jobs": num_jobs, "load": load, "arrival_rate": arrival_rate, **options}
+    env, oracle = (
+        LLMSchedEnv(workload, cluster, belief=name, strict=True, **given)
+        for name in (belief, "oracle")
+    )
+    shown = load if arrival_rate is None else None
+    return Evaluation(runs, env, oracle, episodes, seed, processes, shown).play()
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if not is_whole(value, least):
+        raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
+
+
+def _runs(policies: Sequence[str | Policy] | Mapping[str, Named]) -> list[Run]:
+    if isinstance(policies, str):
+        raise ValueError(f"policies: {policies!r} is not a list such as ['llmsched', 'fcfs']")
+    if isinstance(policies, Mapping):
+        return [
+            Run(label, one[0], dict(one[1])) if isinstance(one, tuple) else Run(label, one)
+            for label, one in policies.items()
+        ]
+    return [Run(one if isinstance(one, str) else _name(one), one) for one in policies]
+
+
+def _name(policy: Policy) -> str:
+    return policy.name or type(policy).__name__
+
+
+def check_runs(runs: Sequence[Run], belief: str) -> tuple[Run, ...]:
+    """The runs, if their policies can be made, have labels of their own and see what they need.
+
+    Raises
+    ------
+    ValueError
+        if not.
+    """
+    for number, run in enumerate(runs):
+        if run.label in (other.label for other in runs[:number]):
+            raise ValueError(
+                f"policies: {run.label!r} is there twice, give each a label of its own"
+            )
+        if run.make().needs_belief and belief == "none" and not run.reference:
+            raise ValueError(
+                f"policy {run.label}: needs belief=bayes, prior or oracle; with belief=none take "
+                "policies that do without, such as policy=fair baselines=[fcfs]"
+            )
+    return tuple(runs)

@@ -1,0 +1,84 @@
+"""Play one episode with one policy; what happened in it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_gym.agents.base import Policy
+from llmsched_gym.cluster.ticks import NO_LIMIT, TICKS_PER_SECOND
+from llmsched_gym.env.actions import InvalidAction
+from llmsched_gym.env.scheduling import LLMSchedEnv
+from llmsched_gym.errors import InputError, one_line
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What happened in one episode of one policy.
+
+    Attributes
+    ----------
+    policy, number : the label of the policy and the number of the episode.
+    jobs : per job ``application``, ``arrival_s``, ``completion_s`` and ``jct_s``, as arrays.
+    makespan_s : from the start of the episode to its last completion.
+    decisions : how often the policy was asked.
+    decision_us : wall-clock time of an answer in microseconds, mean.
+    """
+
+    policy: str
+    number: int
+    jobs: dict[str, NDArray[Any]]
+    makespan_s: float
+    decisions: int
+    decision_us: float
+
+
+def episode_seeds(seed: int, number: int) -> tuple[int, int]:
+    """The seeds of the environment and of the policy in an episode, the same for every policy."""
+    environment, policy = np.random.SeedSequence((seed, number)).generate_state(2, np.uint64)
+    return int(environment), int(policy)
+
+
+def play(env: LLMSchedEnv, policy: Policy, label: str, seed: int, number: int) -> Episode:
+    """Play episode ``number`` with a policy that is new or has no memory.
+
+    Raises
+    ------
+    InputError
+        for an illegal action, and for jobs that take longer than the simulator can count.
+    """
+    env_seed, policy_seed = episode_seeds(seed, number)
+    policy.reset(policy_seed)
+    try:
+        decisions, decision_us = _play(env, policy, env_seed)
+    except InvalidAction as error:
+        raise InputError(f"policy {label}: episode {number}: {error}") from error
+    jobs = env.job_table()
+    if np.isnan(jobs["completion_s"]).any():
+        raise InputError(
+            f"policy {label}: episode {number}: its jobs take longer than the simulator can "
+            f"count, {NO_LIMIT / TICKS_PER_SECOND:g} s"
+        )
+    makespan_s = float(jobs["completion_s"].max())
+    return Episode(label, number, jobs, makespan_s, decisions, decision_us)
+
+
+def _play(env: LLMSchedEnv, policy: Policy, seed: int) -> tuple[int, float]:
+    """The number of decisions, and the mean wall-clock microseconds of one."""
+    try:
+        observation, _ = env.reset(seed=seed)
+    except ValueError as error:  # arrivals that span more time than the simulator can count
+        raise InputError(one_line(error)) from error
+    decisions, nanoseconds, over = 0, 0, False
+    while not over:
+        begin = time.perf_counter_ns()
+        action = policy.act(observation)
+        nanoseconds += time.perf_counter_ns() - begin
+        decisions += 1
+        observation, _, terminated, truncated, _ = env.step(int(action))
+        over = terminated or truncated
+    return decisions, nanoseconds / decisions / 1000

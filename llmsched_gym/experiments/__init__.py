@@ -1,0 +1,1 @@
+"""Many comparisons in one: the experiments of the paper."""

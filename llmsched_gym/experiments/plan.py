@@ -1,0 +1,292 @@
+"""Plan an experiment: policies, workloads, loads and variants in one command.
+
+python evaluate.py experiment=paper
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import llmsched_gym
+from llmsched_gym.agents.base import find_policy, make_policy, policy_options
+from llmsched_gym.belief.profile import BeliefSettings
+from llmsched_gym.cluster.preset import Cluster
+from llmsched_gym.env.scenario import BELIEFS
+from llmsched_gym.evaluation.results import REFERENCE, SJF
+from llmsched_gym.experiments.cells import (
+    EVALUATED,
+    QUALITY,
+    Bench,
+    Cell,
+    Experiment,
+    Place,
+    Row,
+    Variant,
+)
+from llmsched_gym.experiments.play import environment
+from llmsched_gym.settings import Count, Counts, Names, Number, Numbers, Positives, Settings
+from llmsched_gym.workload.mixes import Workload, make_workload
+
+BLOCK = 5  # episodes of a cell
+SUFFIXES = (".py", ".yaml", ".json", ".safetensors")  # of what results depend on
+
+
+class Options(Settings):
+    """What an experiment is made of, as in ``configs/experiment/paper.yaml``."""
+
+    name: Any
+    episodes: Count
+    num_jobs: Count
+    workloads: Any
+    loads: Positives
+    policies: Names
+    engines: Counts
+    engines_policies: Names
+    epsilon: Numbers
+    fraction: Numbers
+    ablations: Any
+    belief_episodes: Number
+    belief_num_jobs: Count
+
+
+def plan(
+    given: dict[str, Any],
+    workload: dict[str, Any],
+    cluster: Cluster,
+    belief: BeliefSettings,
+    seed: int,
+    folder: Path,
+) -> Experiment:
+    """Make the experiment that the options describe.
+
+    Parameters
+    ----------
+    given
+        The values of :class:`Options`.
+    workload
+        Options of ``make_workload`` for all workloads, the name among them.
+    folder
+        Of the cells.
+
+    Raises
+    ------
+    ValueError, OSError, InputError
+        for options that are not right, and traces that cannot be read.
+    """
+    options = Options.read(given, "experiment.")
+    policies = [EVALUATED, *map(str, options.policies), SJF, REFERENCE]
+    changed = _ablations(options, belief)
+    variants = {name: _labelled(name, changed, belief) for name in dict.fromkeys(policies)}
+    studies = _studies(options, changed, belief)
+    workloads, notes = _workloads(options.workloads, workload, belief)
+    digests = {name: _digest(workload) for name, workload in workloads.items()}
+    played = {v for named in (variants, *studies.values()) for v in named.values()}
+    made_by = _fingerprint({variant.policy for variant in played})
+    bench = Bench(workloads, cluster, seed, folder, digests, made_by)
+    _try_out(bench, played, options.loads)
+    rows = (*_main_rows(options, bench, variants), *_study_rows(options, bench, studies))
+    quality = replace(variants[EVALUATED], policy=QUALITY)
+    return Experiment(bench, rows, _quality_cells(options, bench, quality), notes)
+
+
+def _main_rows(options: Options, bench: Bench, variants: dict[str, Variant]) -> Iterator[Row]:
+    """Every policy in every workload at every load."""
+    for load, name in product(options.loads, bench.workloads):
+        for label, variant in variants.items():
+            yield _row(options, "main", Place(name, load, bench.cluster.engines), label, variant)
+
+
+def _study_rows(
+    options: Options, bench: Bench, studies: dict[str, dict[str, Variant]]
+) -> Iterator[Row]:
+    """The smaller studies, at the first load."""
+    for study, named in studies.items():
+        sizes = options.engines if study == "engines" else (bench.cluster.engines,)
+        for name, size in product(bench.workloads, sizes):
+            place = Place(name, options.loads[0], size)
+            for label, variant in named.items():
+                yield _row(options, study, place, label, variant)
+
+
+def _row(options: Options, study: str, place: Place, label: str, variant: Variant) -> Row:
+    cells = _blocks(place, variant, options.num_jobs, options.episodes)
+    return Row(study, place, label, cells)
+
+
+def _quality_cells(options: Options, bench: Bench, variant: Variant) -> tuple[Cell, ...]:
+    """Those that judge beliefs."""
+    return tuple(
+        cell
+        for name in bench.workloads
+        for cell in _blocks(
+            Place(name, options.loads[0], bench.cluster.engines),
+            variant,
+            options.belief_num_jobs,
+            options.belief_episodes,
+        )
+    )
+
+
+def _ablations(options: Options, belief: BeliefSettings) -> dict[str, Variant]:
+    """LLMSched with other options, by label."""
+    changes = options.ablations or {}
+    if not isinstance(changes, dict) or not all(isinstance(c, dict) for c in changes.values()):
+        raise ValueError("experiment.ablations: each needs options such as {epsilon: 0}")
+    return {str(label): _variant(EVALUATED, belief, change) for label, change in changes.items()}
+
+
+def _labelled(name: str, changed: dict[str, Variant], belief: BeliefSettings) -> Variant:
+    return changed[name] if name in changed else _variant(name, belief)
+
+
+def _studies(
+    options: Options, changed: dict[str, Variant], belief: BeliefSettings
+) -> dict[str, dict[str, Variant]]:
+    """The smaller studies that are asked for: their variants by label."""
+    epsilon, fraction = (
+        {
+            f"{EVALUATED}_{study}={value}": _variant(EVALUATED, belief, {option: value})
+            for value in getattr(options, study)
+        }
+        for study, option in (("epsilon", "epsilon"), ("fraction", "explore_fraction"))
+    )
+    ablations = {EVALUATED: _variant(EVALUATED, belief)} | changed if changed else {}
+    engines = {}
+    if options.engines:
+        names = map(str, options.engines_policies)
+        engines = {name: _labelled(name, changed, belief) for name in names}
+    studies = {"engines": engines, "ablations": ablations, "epsilon": epsilon, "fraction": fraction}
+    return {study: variants for study, variants in studies.items() if variants}
+
+
+def _variant(name: str, settings: BeliefSettings, changes: dict[str, Any] | None = None) -> Variant:
+    """A policy by its label, with options of its own, of the belief, or "belief" itself."""
+    policy, belief = ("srtf", "oracle") if name == REFERENCE else (name, "bayes")
+    options = dict(changes or {})
+    belief = str(options.pop("belief", belief))
+    if belief not in BELIEFS:
+        raise ValueError(f"belief: unknown {belief!r}, choose from {', '.join(BELIEFS)}")
+    names = {field.name for field in fields(BeliefSettings)} & options.keys()
+    settings = replace(settings, **{name: options.pop(name) for name in names})
+    if not make_policy(policy, **options).needs_belief:
+        belief = "none"  # it looks at nothing that a belief says, which takes time to work out
+    defaults = policy_options(find_policy(policy))
+    changed = tuple(sorted((k, v) for k, v in options.items() if v != defaults[k]))
+    return Variant(policy, changed, belief, settings)
+
+
+def _blocks(place: Place, variant: Variant, num_jobs: int, episodes: int) -> tuple[Cell, ...]:
+    return tuple(
+        Cell(place, variant, num_jobs, first, min(first + BLOCK, episodes) - 1)
+        for first in range(0, episodes, BLOCK)
+    )
+
+
+def _workloads(
+    names: list[Any] | None, options: dict[str, Any], belief: BeliefSettings
+) -> tuple[dict[str, Workload], tuple[str, ...]]:
+    """The workloads by name, and notes on what is left out."""
+    if options["name"] == "traces":
+        return _traced(names, options, belief)
+    if not names:
+        raise ValueError("experiment.workloads: name at least one")
+    named = dict.fromkeys(map(str, names))
+    if "traces" in named:
+        raise ValueError("experiment.workloads: real jobs need experiment=traces")
+    return {name: make_workload(**(options | {"name": name})) for name in named}, ()
+
+
+def _traced(
+    names: list[Any] | None, options: dict[str, Any], belief: BeliefSettings
+) -> tuple[dict[str, Workload], tuple[str, ...]]:
+    """All real jobs together, and each application alone that has enough past jobs."""
+    everything = make_workload(**options)
+    past, bank = everything.past, everything.bank
+    notes, alone = [*everything.notes], []
+    for name in bank.applications:
+        counts = [
+            int(np.count_nonzero(jobs.job_application == jobs.applications.index(name)))
+            if name in jobs.applications
+            else 0
+            for jobs in (past, bank)
+        ]
+        if counts[0] >= belief.min_jobs:
+            alone.append(name)
+        else:
+            notes.append(
+                f"{name} is not shown alone: {counts[0]} past jobs, a belief needs "
+                f"{belief.min_jobs}; {counts[1]} to evaluate"
+            )
+    chosen = ["traces", *alone] if names is None else list(dict.fromkeys(map(str, names)))
+    for name in chosen:
+        if name not in ("traces", *bank.applications):
+            valid = ", ".join(("traces", *bank.applications))
+            raise ValueError(f"experiment.workloads: unknown {name!r}, choose from {valid}")
+    workloads = {}
+    for name in chosen:
+        only = {} if name == "traces" else {"applications": [name]}
+        workloads[name] = replace(make_workload(**(options | only)), name=name)
+    return workloads, tuple(notes)
+
+
+def _try_out(bench: Bench, variants: Iterable[Variant], loads: Sequence[float]) -> None:
+    """Fit each belief once, for all processes, and meet what is wrong with workloads early."""
+    settings = {variant.settings for variant in variants if variant.belief != "none"}
+    for name, one in product(bench.workloads, sorted(settings, key=repr)):
+        environment(bench, Place(name, loads[0], bench.cluster.engines), "bayes", one, 1)
+
+
+# --- What cells depend on -------------------------------------------------------------------------
+
+
+PACKAGE = Path(llmsched_gym.__file__).parent
+WITHOUT = (  # what does not change what is played
+    *("commands", "configs", "workload/fitting", "plotting.py", "evaluation/figures.py"),
+    *("evaluation/results.py", "evaluation/comparison.py"),
+    *("experiments/run.py", "experiments/tables.py", "experiments/figures.py"),
+)
+
+
+def _fingerprint(policies: Iterable[str]) -> str:
+    """Of all that is run when a cell is played, and of the libraries that it computes with.
+
+    Of policies from elsewhere (``module:Class``) the file with the class counts.
+    """
+    digest = hashlib.sha256(platform.python_version().encode())
+    for library in ("numba", "numpy", "pgmpy", "scipy", "torch"):
+        with suppress(PackageNotFoundError):  # torch is not needed by most policies
+            digest.update(f"{library} {version(library)}\n".encode())
+    sources = {Path(inspect.getfile(find_policy(policy))) for policy in policies}
+    without = [PACKAGE / name for name in WITHOUT]
+    for path in PACKAGE.rglob("*"):
+        if path.suffix in SUFFIXES and not any(path.is_relative_to(part) for part in without):
+            sources.add(path)
+    for path in sorted(sources):
+        digest.update(f"{path.name}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _digest(workload: Workload) -> str:
+    """Of its jobs, its past jobs and its arrivals."""
+    digest = hashlib.sha256(repr((workload.replay, type(workload.arrivals).__name__)).encode())
+    drawn = workload.arrivals.draw(np.random.default_rng(0), 1000, 1.0)  # tells records apart
+    digest.update(drawn.tobytes())
+    for bank in (workload.bank, workload.past):
+        for field in fields(bank):
+            value = getattr(bank, field.name)
+            digest.update(
+                value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+            )
+    return digest.hexdigest()

@@ -1,0 +1,109 @@
+"""One checker for all settings: a class of typed fields, and a line for the first that is wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+
+class Settings(BaseModel):
+    """Settings by name; those without a default must be given, others are unknown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], prefix: str = "") -> Self:
+        """Check settings.
+
+        Parameters
+        ----------
+        given
+            As a configuration file or a command line gives them.
+        prefix
+            What stands before their names in errors, such as "experiment.".
+
+        Raises
+        ------
+        ValueError
+            for an unknown, a missing or a bad one: one line that names it and says what is valid.
+        """
+        for name in sorted(given.keys() - cls.model_fields.keys()):
+            valid = ", ".join(cls.model_fields)
+            raise ValueError(f"unknown option {prefix + name!r}; valid here: {valid}")
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            why = first.get("ctx", {}).get("error", first["msg"])
+            what = "missing" if first["type"] == "missing" else why
+            raise ValueError(f"{prefix}{first['loc'][0]}: {what}") from None
+
+
+def is_whole(value: Any, least: int) -> bool:
+    """Whether a value is a whole number of at least ``least``: no float, text or boolean is."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_positive(value: Any) -> bool:
+    """Whether a value is a finite number above 0: no text or boolean is."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and 0 < value < math.inf
+
+
+def _whole(least: int) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if not is_whole(value, least):
+            raise ValueError(f"{value!r} is not a whole number of at least {least}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _positive(value: Any) -> Any:
+    if not is_positive(value):
+        raise ValueError(f"{value!r} is not a positive number")
+    return float(value)
+
+
+def _flag(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _list(example: str) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r} is not a list such as {example}")
+        return tuple(dict.fromkeys(value))
+
+    return BeforeValidator(check)
+
+
+def _filled(value: Any) -> Any:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{value!r} is not a list that is not empty")
+    return value
+
+
+def _folder(value: Any) -> Any:
+    if not isinstance(value, str) or not value:
+        raise ValueError("it needs the name of a folder")
+    return Path(value)
+
+
+Count = Annotated[int, _whole(1)]
+Number = Annotated[int, _whole(0)]
+
+Positive = Annotated[float, BeforeValidator(_positive)]
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Folder = Annotated[Path, BeforeValidator(_folder)]
+Names = Annotated[tuple[Any, ...], _list("[fcfs,fair]")]
+Counts = Annotated[tuple[Count, ...], _list("[1,2,4]")]
+Numbers = Annotated[tuple[Any, ...], _list("[0.1,0.3]")]
+Positives = Annotated[tuple[Positive, ...], _list("[0.9,1.3]"), BeforeValidator(_filled)]

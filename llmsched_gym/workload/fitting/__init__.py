@@ -1,0 +1,1 @@
+"""The applications fitted to measured jobs: ``python -m llmsched_gym.workload.fitting``."""
