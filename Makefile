@@ -1,4 +1,4 @@
-# The two commands of the README. Each makes the virtual environment it needs.
+# The commands of the README. Each makes the virtual environment it needs.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,6 +12,7 @@ test: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 test-slow: .venv/tested
