@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -60,9 +59,9 @@ print(json.dumps([llmsched_gym.__file__, changed]))
 
 
 def python(program: str, *arguments: str, cwd: Path) -> str:
+    """What a fresh process prints; it finds the packages in ``cwd`` first."""
     command = [sys.executable, "-B", "-c", program, *arguments]  # -B: edits may be of one second
-    environment = os.environ | {"PYTHONPATH": str(cwd)}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
