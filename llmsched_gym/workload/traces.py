@@ -197,15 +197,16 @@ def _files(path: Path) -> list[Path]:
     if kind != "a folder":
         _check_file(path, kind)
         return [path]
-    files = []
+    files: list[Path] = []
     for folder, folders, names in os.walk(path, onerror=_raise):
         folders[:] = (name for name in folders if not name.startswith("."))
         files += [Path(folder, name) for name in names if _is_trace(name)]
     if not files:
         raise TraceError(f"{path}: no *.jsonl file in this folder (see {FORMAT})")
+    files.sort()
     for file in files:
         _check_file(file, other_than_file(file))
-    return sorted(files)
+    return files
 
 
 def _is_trace(name: str) -> bool:
