@@ -51,7 +51,9 @@ def fitted(workload: Workload, cluster: Cluster) -> Workload:
             told.append(f"{len(faults)} of {len(bank)} {kind}jobs left out, the first is {why}")
         if not kept[-1]:
             raise TaskTooLarge(f"no {kind}job fits cluster {cluster.name}: {told[-1]}")
-    return workload.only(*kept, note=f"too large for cluster {cluster.name}: {'; '.join(told)}")
+    return workload.only(
+        jobs=kept[0], past=kept[1], note=f"too large for cluster {cluster.name}: {'; '.join(told)}"
+    )
 
 
 def check_fits(bank: JobBank, cluster: Cluster) -> None:

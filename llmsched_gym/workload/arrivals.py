@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,14 +24,9 @@ SHORTEST_SPAN_S = 1e-100  # times closer than this cannot be stretched: they cou
 class Arrivals(Protocol):
     """A way to draw arrival times.
 
-    A class without ``has_rate`` is taken to have one.
-
-    Attributes
-    ----------
-    has_rate : whether the rate plays a part, so that it makes sense to speak of a load.
+    If the rate plays no part, so that it makes no sense to speak of a load, an attribute
+    ``has_rate`` says so: it is False. Without the attribute it is taken to be True.
     """
-
-    has_rate: bool
 
     def draw(self, rng: np.random.Generator, count: int, rate: float) -> FloatArray:
         """float64 [count]: arrival times in seconds, ascending, the first at 0 or later.
@@ -107,7 +103,7 @@ class Recorded:
         self._gaps = np.append(gaps, gaps.mean())  # time from each to the next, round the end
 
     @classmethod
-    def from_csv(cls, path: str | Path, column: str | None = None) -> Recorded:
+    def from_csv(cls, path: str | os.PathLike[str], column: str | None = None) -> Recorded:
         """Read one arrival per row from a CSV file, with or without a row of column names.
 
         A timestamp is a number of seconds, or a date and time in ISO 8601 (without an offset: UTC;

@@ -21,7 +21,7 @@ _FILE_KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 _REPR = Repr()
-_REPR.maxlevel = 2
+_REPR.maxlevel = 1
 
 
 def given_path(option: str, path: str | os.PathLike[str]) -> Path:

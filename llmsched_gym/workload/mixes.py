@@ -103,7 +103,7 @@ class Workload:
         """The same workload with some of its jobs and past jobs, and one more note."""
         arrivals = self.arrivals
         if self.replay and isinstance(arrivals, Recorded):
-            arrivals = Recorded(arrivals.at(jobs))
+            arrivals = _recorded(arrivals.at(jobs).tolist())
         return replace(
             self,
             bank=self.bank.select(jobs),
@@ -269,14 +269,19 @@ def _traced(files: _Files, arrivals: Arrivals, own_arrivals: bool, on_bad_job: s
     aligned = files.replay and isinstance(arrivals, Recorded)
     if aligned or (own_arrivals and len(times) == len(drawn)):
         drawn.sort(key=lambda job: job.arrival_s or 0.0)  # none is None
-        try:
-            arrivals = Recorded(sorted(times))
-        except ValueError as error:
-            raise ValueError(f"replay: arrivals of the jobs: {error}; try arrivals=burst") from None
+        arrivals = _recorded(sorted(times))
     note = f"traces: {len(drawn)} jobs to {'train on' if files.training else 'evaluate'}"
     note += f", {len(past)} past jobs"
     bank, before = JobBank.from_jobs(drawn), JobBank.from_jobs(past)
     return Workload("traces", bank, before, arrivals, files.replay, (note, *notes), on_bad_job)
+
+
+def _recorded(times: list[float]) -> Recorded:
+    """The arrivals of jobs that are replayed."""
+    try:
+        return Recorded(times)
+    except ValueError as error:
+        raise ValueError(f"replay: arrivals of the jobs: {error}; try arrivals=burst") from None
 
 
 def _traced_jobs(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.cluster.limits import TaskTooLarge, check_fits
+from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.cluster.state import ClusterState, copy_state, new_state
 from llmsched_gym.cluster.ticks import NEVER, TICKS_PER_SECOND
 from llmsched_gym.workload.bank import JobBank

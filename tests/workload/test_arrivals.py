@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -214,7 +215,8 @@ def test_timestamps_that_are_too_close_to_be_stretched() -> None:
 
 
 def test_only_bursts_have_no_rate() -> None:
-    assert [process.has_rate for process in PROCESSES] == [True, False, True]
+    processes: list[Any] = [*PROCESSES]
+    assert [process.has_rate for process in processes] == [True, False, True]
 
 
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ def check_that_a_csv_is_refused_or_can_be_drawn_from(folder: Path, content: byte
         try:
             recorded = Recorded.from_csv(file, column)
         except ValueError as error:
-            assert str(error).startswith(f"{file}:")
+            assert str(error).startswith(f"{file}:")  # noqa: PT017
             continue
         for count, rate in ((1, 1.0), (7, 1e-6), (30, 1e6)):
             for times in (

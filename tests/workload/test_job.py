@@ -87,7 +87,7 @@ def test_invalid_jobs_are_refused_by_stage_and_field(
 
 @pytest.mark.parametrize("field", ["application", "job_id"])
 def test_names_of_jobs_are_not_empty(field: str) -> None:
-    names = {"application": "app", "job_id": "job", field: ""}
+    names: dict[str, Any] = {"application": "app", "job_id": "job", field: ""}
     with pytest.raises(InvalidJob, match=f"^{field}: empty name"):
         Job(**names, stages=(llm(),))
 
