@@ -85,9 +85,8 @@ def _refuse(bank: JobBank, faults: dict[int, str], kind: str) -> None:
     if faults:
         first = min(faults)
         others = f" (and {len(faults) - 1} more such {kind}jobs)" if len(faults) > 1 else ""
-        raise TaskTooLarge(
-            f"{kind}{bank.described(first)}: {faults[first]}{others}; on_bad_job=skip leaves it out"
-        )
+        said = f"{kind}{bank.described(first)}: {faults[first]}{others}"
+        raise TaskTooLarge(f"{said}; on_bad_job=skip leaves such jobs out")
 
 
 def too_large(bank: JobBank, cluster: Cluster) -> dict[int, str]:
@@ -95,17 +94,18 @@ def too_large(bank: JobBank, cluster: Cluster) -> dict[int, str]:
     capacity = cluster.latency.kv_capacity_tokens
     need = bank.prompt_tokens + bank.output_tokens
     faults: dict[int, str] = {}
+    of_task = bank.task_job
     for task in np.flatnonzero(need > capacity):
         prompt, output = int(bank.prompt_tokens[task]), int(bank.output_tokens[task])
         faults.setdefault(
-            int(bank.task_job[task]),
+            int(of_task[task]),
             f"a prompt of {prompt} tokens and {output} output tokens exceed the KV capacity of "
             f"cluster {cluster.name}, {capacity} tokens",
         )
     fits = np.ones(len(bank), bool)
     fits[list(faults)] = False
     seconds = np.zeros(len(need))
-    tasks = fits[bank.task_job]
+    tasks = fits[of_task]
     if tasks.any():
         seconds[tasks] = _longest_s(bank, cluster, tasks)
     return faults | _too_long(bank, seconds, "may take")

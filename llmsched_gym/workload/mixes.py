@@ -298,7 +298,7 @@ def _traced_jobs(
         past, drawn = _split(jobs)
     else:
         past, more = _read(files.train_path, files.replay, arrivals, on_bad_job)
-        drawn, notes = jobs, (*notes, *more)
+        drawn, notes = jobs, tuple(dict.fromkeys((*notes, *more)))
         _check_disjoint(past, drawn)
     past = _like(drawn, past)
     if files.training:

@@ -50,7 +50,7 @@ def test_the_job_that_is_too_large_is_named_with_its_place(tmp_path: Path) -> No
         fitted(make_workload("traces", path=file, train_path=past), CLUSTER)
     assert str(error.value) == (
         f"chat: job 2 ({file}:2): a prompt of 9 tokens and 200000 output tokens exceed the KV "
-        "capacity of cluster a100_llama2_7b, 107810 tokens; on_bad_job=skip leaves it out"
+        "capacity of cluster a100_llama2_7b, 107810 tokens; on_bad_job=skip leaves such jobs out"
     )
 
 

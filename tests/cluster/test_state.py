@@ -143,7 +143,7 @@ def test_tasks_too_large_for_an_engine_are_refused() -> None:
     too_large = JobBank.from_jobs([replace(job, application="big") for job in jobs])
     message = (
         "big: job job: a prompt of 61 tokens and 40 output tokens exceed the KV capacity of "
-        "cluster a100_llama2_7b, 100 tokens; on_bad_job=skip leaves it out"
+        "cluster a100_llama2_7b, 100 tokens; on_bad_job=skip leaves such jobs out"
     )
     with pytest.raises(TaskTooLarge) as error:
         check_fits(too_large, small)
@@ -180,7 +180,7 @@ def test_jobs_that_outlast_the_clock_are_refused(tasks: list[LLMTask | RegularTa
     check_fits(JobBank.from_jobs(fits), slow)
     message = (
         r"^app: job job: its tasks may take [56].*e\+06 s in all, .* 4e\+06 s; "
-        r"on_bad_job=skip leaves it out$"
+        r"on_bad_job=skip leaves such jobs out$"
     )
     with pytest.raises(TaskTooLarge, match=message):
         check_fits(JobBank.from_jobs([*fits, one_job(*tasks)]), slow)

@@ -190,7 +190,9 @@ def play(workload: Workload, on_bad_job: str) -> None:
     except ValueError as error:
         said = str(error)
         expected = (
-            r"on_bad_job=skip leaves it out$" if on_bad_job == "error" else r"fits cluster|repl"
+            r"on_bad_job=skip leaves such jobs out$"
+            if on_bad_job == "error"
+            else r"fits cluster|repl"
         )
         assert re.search(expected, said), said
         return
