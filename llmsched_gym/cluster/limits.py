@@ -47,8 +47,7 @@ def fitted(workload: Workload, cluster: Cluster) -> Workload:
         kept.append([job for job in range(len(bank)) if job not in faults])
         if faults:
             first = min(faults)
-            why = f"{bank.described(first)}: {faults[first]}"
-            told.append(f"{len(faults)} of {len(bank)} {kind}jobs left out, the first is {why}")
+            told.append(f"{len(faults)} of {len(bank)} {kind}jobs left out, first {faults[first]}")
         if not kept[-1]:
             raise TaskTooLarge(f"no {kind}job fits cluster {cluster.name}: {told[-1]}")
     return workload.only(
@@ -67,7 +66,7 @@ def check_fits(bank: JobBank, cluster: Cluster) -> None:
         come near the largest integer. The message names application, job and, if it was read from
         a file, file and line.
     """
-    _refuse(bank, too_large(bank, cluster), "")
+    _refuse(too_large(bank, cluster), "")
 
 
 def check_countable(past: JobBank, cluster: Cluster) -> None:
@@ -78,14 +77,13 @@ def check_countable(past: JobBank, cluster: Cluster) -> None:
     TaskTooLarge
         if the tasks of a job, each alone on an engine, take longer than ``LONGEST_JOB_S`` in all.
     """
-    _refuse(past, uncountable(past, cluster), "past ")
+    _refuse(uncountable(past, cluster), "past ")
 
 
-def _refuse(bank: JobBank, faults: dict[int, str], kind: str) -> None:
+def _refuse(faults: dict[int, str], kind: str) -> None:
     if faults:
-        first = min(faults)
         others = f" (and {len(faults) - 1} more such {kind}jobs)" if len(faults) > 1 else ""
-        said = f"{kind}{bank.described(first)}: {faults[first]}{others}"
+        said = f"{faults[min(faults)]}{others}"
         raise TaskTooLarge(f"{said}; on_bad_job=skip leaves such jobs out")
 
 
@@ -97,10 +95,12 @@ def too_large(bank: JobBank, cluster: Cluster) -> dict[int, str]:
     of_task = bank.task_job
     for task in np.flatnonzero(need > capacity):
         prompt, output = int(bank.prompt_tokens[task]), int(bank.output_tokens[task])
+        job = int(of_task[task])
         faults.setdefault(
-            int(of_task[task]),
-            f"a prompt of {prompt} tokens and {output} output tokens exceed the KV capacity of "
-            f"cluster {cluster.name}, {capacity} tokens",
+            job,
+            f"{_application(bank, job)}: a prompt of {prompt} tokens and {output} output tokens of "
+            f"{bank.described(job)} exceed the KV capacity of cluster {cluster.name}, "
+            f"{capacity} tokens",
         )
     fits = np.ones(len(bank), bool)
     fits[list(faults)] = False
@@ -108,7 +108,7 @@ def too_large(bank: JobBank, cluster: Cluster) -> dict[int, str]:
     tasks = fits[of_task]
     if tasks.any():
         seconds[tasks] = _longest_s(bank, cluster, tasks)
-    return faults | _too_long(bank, seconds, "may take")
+    return faults | _too_long(bank, seconds, "", "may take")
 
 
 def _longest_s(bank: JobBank, cluster: Cluster, tasks: NDArray[np.bool_]) -> FloatArray:
@@ -144,13 +144,17 @@ def uncountable(past: JobBank, cluster: Cluster) -> dict[int, str]:
     seconds = past.duration_s.copy()
     llm = past.output_tokens > 0
     seconds[llm] = cluster.latency.demand_s(past.prompt_tokens[llm], past.output_tokens[llm])
-    return _too_long(past, seconds, "take")
+    return _too_long(past, seconds, "past ", "take")
 
 
-def _too_long(bank: JobBank, seconds: FloatArray, verb: str) -> dict[int, str]:
+def _too_long(bank: JobBank, seconds: FloatArray, kind: str, verb: str) -> dict[int, str]:
     of_jobs = np.add.reduceat(seconds, bank.stage_tasks[bank.job_stages[:-1]])
     return {
-        int(job): f"its tasks {verb} {of_jobs[job]:g} s in all, the clock of the simulator allows "
-        f"{LONGEST_JOB_S:g} s"
+        int(job): f"{_application(bank, job)}: the tasks of {kind}{bank.described(job)} {verb} "
+        f"{of_jobs[job]:g} s in all, the clock of the simulator allows {LONGEST_JOB_S:g} s"
         for job in np.flatnonzero(of_jobs > LONGEST_JOB_S)
     }
+
+
+def _application(bank: JobBank, job: int) -> str:
+    return f"application {bank.applications[bank.job_application[job]]}"

@@ -151,9 +151,9 @@ class JobBank:
         return np.repeat(np.arange(len(self)), np.diff(self.stage_tasks[self.job_stages]))
 
     def described(self, index: int) -> str:
-        """How messages name job ``index``: application, job and where it was read."""
-        name = f"{self.applications[self.job_application[index]]}: job {self.job_ids[index]}"
-        return f"{name} ({self.sources[index]})" if self.sources[index] else name
+        """How messages name job ``index`` within its application: and where it was read."""
+        place = f" ({self.sources[index]})" if self.sources[index] else ""
+        return f"job {self.job_ids[index]}{place}"
 
     def _stage(self, stage: int) -> Stage:
         kind = Kind(int(self.stage_kind[stage]))

@@ -49,8 +49,9 @@ def test_the_job_that_is_too_large_is_named_with_its_place(tmp_path: Path) -> No
     with pytest.raises(TaskTooLarge) as error:
         fitted(make_workload("traces", path=file, train_path=past), CLUSTER)
     assert str(error.value) == (
-        f"chat: job 2 ({file}:2): a prompt of 9 tokens and 200000 output tokens exceed the KV "
-        "capacity of cluster a100_llama2_7b, 107810 tokens; on_bad_job=skip leaves such jobs out"
+        f"application chat: a prompt of 9 tokens and 200000 output tokens of job 2 ({file}:2) "
+        "exceed the KV capacity of cluster a100_llama2_7b, 107810 tokens; on_bad_job=skip leaves "
+        "such jobs out"
     )
 
 
@@ -62,14 +63,13 @@ def test_too_large_jobs_are_left_out_on_request_with_their_number() -> None:
     assert left.past.jobs() == jobs(start=1000)
     (note,) = left.notes
     assert note.startswith(
-        "too large for cluster a100_llama2_7b: 2 of 7 jobs left out, the first is chat: job 1: a "
-        "prompt of 9 tokens and 200000 output tokens exceed the KV capacity of cluster a100_llama2"
-        "_7b, 107810 tokens; 1 of 6 past jobs left out, the first is chat: job 3: its tasks take 1"
+        "too large for cluster a100_llama2_7b: 2 of 7 jobs left out, first application chat: a "
+        "prompt of 9 tokens and 200000 output tokens of job 1 exceed the KV capacity of cluster "
+        "a100_llama2_7b, 107810 tokens; 1 of 6 past jobs left out, first application chat: the "
+        "tasks of past job 3 take 1"
     )
     assert fitted(left, CLUSTER) is left
-    with pytest.raises(
-        TaskTooLarge, match=r"^chat: job 1: .*\(and 1 more such jobs\); on_bad_job="
-    ):
+    with pytest.raises(TaskTooLarge, match=r"^application chat: a prompt .* job 1 .*\(and 1 more"):
         fitted(replace(given, on_bad_job="error"), CLUSTER)
 
 
@@ -113,7 +113,7 @@ def test_past_jobs_beyond_the_clock_are_refused(tasks: list[LLMTask | RegularTas
     past = jobs(job(7, *tasks), start=1000)
     assert list(uncountable(JobBank.from_jobs(past), CLUSTER)) == [0]
     with pytest.raises(
-        TaskTooLarge, match=r"^past chat: job 7: its tasks take .* 4e\+06 s; on_bad"
+        TaskTooLarge, match=r"^application chat: .* past job 7 take .* 4e\+06 s; on_"
     ):
         fitted(workload(jobs(), past), CLUSTER)
 

@@ -142,8 +142,8 @@ def test_tasks_too_large_for_an_engine_are_refused() -> None:
     jobs = [one_job(LLMTask(60, 40)), one_job(LLMTask(61, 40)), one_job(LLMTask(1, 1))]
     too_large = JobBank.from_jobs([replace(job, application="big") for job in jobs])
     message = (
-        "big: job job: a prompt of 61 tokens and 40 output tokens exceed the KV capacity of "
-        "cluster a100_llama2_7b, 100 tokens; on_bad_job=skip leaves such jobs out"
+        "application big: a prompt of 61 tokens and 40 output tokens of job job exceed the KV "
+        "capacity of cluster a100_llama2_7b, 100 tokens; on_bad_job=skip leaves such jobs out"
     )
     with pytest.raises(TaskTooLarge) as error:
         check_fits(too_large, small)
@@ -179,7 +179,7 @@ def test_jobs_that_outlast_the_clock_are_refused(tasks: list[LLMTask | RegularTa
     fits = [one_job(LLMTask(10, 1000)), one_job(*[RegularTask(1e6)] * 3)]
     check_fits(JobBank.from_jobs(fits), slow)
     message = (
-        r"^app: job job: its tasks may take [56].*e\+06 s in all, .* 4e\+06 s; "
+        r"^application app: the tasks of job job may take [56].*e\+06 s in all, .* 4e\+06 s; "
         r"on_bad_job=skip leaves such jobs out$"
     )
     with pytest.raises(TaskTooLarge, match=message):

@@ -531,8 +531,8 @@ def test_arrivals_survive(tmp_path: Path) -> None:
     assert [job.source for job in read] == [f"{tmp_path / 'jobs.jsonl'}:{n}" for n in (1, 2, 3)]
     bank = JobBank.from_jobs(read)
     assert [job.arrival_s for job in bank.jobs()] == [3.5, None, -1.0]
-    assert bank.described(1) == f"agent: job 1 ({tmp_path / 'jobs.jsonl'}:2)"
-    assert JobBank.from_jobs([JOB]).described(0) == "agent: job agent-0"
+    assert bank.described(1) == f"job 1 ({tmp_path / 'jobs.jsonl'}:2)"
+    assert JobBank.from_jobs([JOB]).described(0) == "job agent-0"
 
 
 def test_bad_jobs_are_left_out_on_request_with_their_number_and_reasons(tmp_path: Path) -> None:
