@@ -1,10 +1,10 @@
 from .alone import EmptyCluster as EmptyCluster
 from .latency import ClusterError as ClusterError
 from .latency import LatencyProfile as LatencyProfile
+from .limits import TaskTooLarge as TaskTooLarge
+from .limits import check_fits as check_fits
 from .preset import CLUSTERS as CLUSTERS
 from .preset import Cluster as Cluster
 from .preset import load_cluster as load_cluster
 from .state import ClusterState as ClusterState
-from .state import TaskTooLarge as TaskTooLarge
-from .state import check_fits as check_fits
 from .ticks import TICKS_PER_SECOND as TICKS_PER_SECOND

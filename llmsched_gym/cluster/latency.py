@@ -7,7 +7,6 @@ together are prefilled in ``max(p0, e + f n + g n^2)`` ms; each sequence gets it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_gym.cluster.ticks import TICKS_PER_MS, TICKS_PER_SECOND
+from llmsched_gym.cluster.ticks import LONGEST_JOB_S, TICKS_PER_MS, TICKS_PER_SECOND
+from llmsched_gym.workload.inputs import is_number, is_whole, shown
+
+LARGEST_MS = 1e6  # of a coefficient
+MOST_KV_TOKENS = 10**12  # of an engine
 
 
 class ClusterError(ValueError):
@@ -46,8 +49,8 @@ class LatencyProfile:
     Raises
     ------
     ClusterError
-        if a coefficient is negative or not finite, ``a`` or ``p0`` is below one tick, or the
-        capacity is not a whole number above 1.
+        if a coefficient is not between 0 and ``LARGEST_MS``, ``a`` or ``p0`` is below one tick, or
+        the capacity is not a whole number from 2 to ``MOST_KV_TOKENS``.
     """
 
     name: str
@@ -65,12 +68,14 @@ class LatencyProfile:
     def __post_init__(self) -> None:
         for name in ("a", "c", "d", "p0", "e", "f", "g"):
             value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
-                raise ClusterError(f"{name}: {value} is not a time in ms")
+            if not is_number(value, 0, LARGEST_MS):
+                raise ClusterError(
+                    f"{name}: {shown(value)} is not a time in ms, 0 to {LARGEST_MS:g}"
+                )
         for name in ("a", "p0"):  # an iteration without length would never let time pass
             if getattr(self, name) * TICKS_PER_MS < 1:
                 raise ClusterError(f"{name}: {getattr(self, name)} ms is below 1e-9 ms")
-        check_count("kv_capacity_tokens", self.kv_capacity_tokens, least=2)
+        check_count("kv_capacity_tokens", self.kv_capacity_tokens, 2, MOST_KV_TOKENS)
 
     @property
     def decode_coefficients(self) -> tuple[int, int, int]:
@@ -88,20 +93,45 @@ class LatencyProfile:
         return np.asarray(a + c * np.asarray(batch, np.int64) + d * np.asarray(kv, np.int64))
 
     def prefill_ticks(self, prompt: ArrayLike) -> NDArray[np.int64]:
-        """Ticks to prefill ``prompt`` tokens together."""
-        p0, e, f, g = self.prefill_coefficients
-        n = np.asarray(prompt, np.float64)
-        return np.floor(np.maximum(p0, e + f * n + g * n * n) + 0.5).astype(np.int64)
+        """Ticks to prefill ``prompt`` tokens together.
+
+        Raises
+        ------
+        ValueError
+            if that takes longer than ``LONGEST_JOB_S``.
+        """
+        ticks = self._prefill(prompt)
+        _check_ticks(ticks)
+        return ticks.astype(np.int64)
 
     def demand_ticks(self, prompt: ArrayLike, output: ArrayLike) -> NDArray[np.int64]:
         """Ticks that a lone task takes on an idle engine: its service demand.
 
         ``prefill(p) + sum_{i=1}^{o-1} l(1, p + i)``, since the prefill yields the first token.
+
+        Raises
+        ------
+        ValueError
+            if a task takes longer than ``LONGEST_JOB_S``.
         """
+        _check_ticks(self.demand_s(prompt, output) * TICKS_PER_SECOND)
         a, c, d = self.decode_coefficients
         p, steps = np.asarray(prompt, np.int64), np.asarray(output, np.int64) - 1
         held = steps * p + steps * (steps + 1) // 2  # sum of p + i over the iterations
         return np.asarray(self.prefill_ticks(p) + steps * (a + c) + d * held)
+
+    def demand_s(self, prompt: ArrayLike, output: ArrayLike) -> NDArray[np.float64]:
+        """Seconds of :meth:`demand_ticks`, rounded but however long."""
+        a, c, d = self.decode_coefficients
+        p, steps = np.asarray(prompt, np.float64), np.asarray(output, np.float64) - 1
+        held = steps * p + steps * (steps + 1) / 2
+        return np.asarray((self._prefill(p) + steps * (a + c) + d * held) / TICKS_PER_SECOND)
+
+    def _prefill(self, prompt: ArrayLike) -> NDArray[np.float64]:
+        """Ticks of a prefill, rounded to whole ones."""
+        p0, e, f, g = self.prefill_coefficients
+        n = np.asarray(prompt, np.float64)
+        return np.asarray(np.floor(np.maximum(p0, e + f * n + g * n * n) + 0.5))
 
     def slot_seconds(
         self, prompt: ArrayLike, output: ArrayLike, max_batch: int
@@ -119,7 +149,18 @@ class LatencyProfile:
         )
 
 
-def check_count(name: str, value: object, least: int) -> None:
-    """ClusterError unless a value is a whole number of at least ``least``."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ClusterError(f"{name}: {value!r} is not a whole number of at least {least}")
+def check_count(name: str, value: object, least: int, most: int) -> None:
+    """ClusterError unless a value is a whole number from ``least`` to ``most``."""
+    if not is_whole(value, least, most):
+        raise ClusterError(
+            f"{name}: {shown(value)} is not a whole number of at least {least}, {most} at most"
+        )
+
+
+def _check_ticks(ticks: NDArray[np.float64]) -> None:
+    """ValueError if a time is near the largest that is counted in int64."""
+    if ticks.size and ticks.max() > LONGEST_JOB_S * TICKS_PER_SECOND:
+        raise ValueError(
+            f"tokens: a task takes {ticks.max() / TICKS_PER_SECOND:g} s alone, the clock of the "
+            f"simulator allows {LONGEST_JOB_S:g} s"
+        )

@@ -19,10 +19,12 @@ from typing import Any, cast
 import yaml
 
 from llmsched_gym.cluster.latency import ClusterError, LatencyProfile, check_count
+from llmsched_gym.workload.inputs import fault_of_name, given_path, other_than_file, shown
 
 PRESETS = Path(__file__).parent / "presets"
 CLUSTERS = tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
-SIZES = ("engines", "max_batch", "regular_executors")
+SIZES = {"engines": 10_000, "max_batch": 10_000, "regular_executors": 1_000_000}  # at most
+MOST_SLOTS = 1_000_000  # of all engines
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,14 @@ class Cluster:
     ----------
     name : of the cluster.
     latency : the profile of each engine.
-    engines : number of LLM engines, default 4.
-    max_batch : slots per engine, default 8.
-    regular_executors : number of regular executors, default 16.
+    engines : number of LLM engines, 1 to 10,000, default 4.
+    max_batch : slots per engine, 1 to 10,000, default 8; no more than 1,000,000 slots in all.
+    regular_executors : number of regular executors, 1 to 1,000,000, default 16.
 
     Raises
     ------
     ClusterError
-        if a size is not a whole number above 0.
+        if a size is not a whole number in its range.
     """
 
     name: str
@@ -50,8 +52,12 @@ class Cluster:
     regular_executors: int = 16
 
     def __post_init__(self) -> None:
-        for name in SIZES:
-            check_count(name, getattr(self, name), least=1)
+        for name, most in SIZES.items():
+            check_count(name, getattr(self, name), 1, most)
+        if self.llm_slots > MOST_SLOTS:
+            raise ClusterError(
+                f"engines, max_batch: {self.llm_slots} slots are more than {MOST_SLOTS}"
+            )
 
     @property
     def llm_slots(self) -> int:
@@ -86,16 +92,22 @@ def load_cluster(cluster: str | PathLike[str] | Cluster, **sizes: int) -> Cluste
 
 
 def _path(cluster: str | PathLike[str]) -> Path:
-    if cluster in CLUSTERS:
+    if isinstance(cluster, str) and cluster in CLUSTERS:
         return PRESETS / f"{cluster}.yaml"
-    path = Path(cluster)
-    if path.suffix not in (".yaml", ".yml"):
+    if not isinstance(cluster, str | PathLike):
+        raise ClusterError(f"cluster: {shown(cluster)} is neither a name nor a path nor a Cluster")
+    path = given_path("cluster", cluster)
+    if path.suffix.lower() not in (".yaml", ".yml"):
         raise ClusterError(
             f"cluster: unknown name {str(cluster)!r}; valid: {', '.join(CLUSTERS)}, "
             "or the path of a .yaml file"
         )
-    if not path.is_file():
-        raise FileNotFoundError(f"cluster: no such file: {path}")
+    try:
+        kind = other_than_file(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"cluster: no such file: {path}") from None
+    if kind:
+        raise ClusterError(f"{path}: {kind}, not a file")
     return path
 
 
@@ -105,18 +117,20 @@ _LATENCY = ("decode_ms", "prefill_ms", "kv_capacity_tokens")
 
 def _read(path: Path) -> Cluster:
     try:
-        content = _section(yaml.safe_load(path.read_text(encoding="utf-8")), "", _FIELDS, SIZES)
+        content = _section(_parse(path), "", _FIELDS, tuple(SIZES))
         latency = _section(content["latency"], "latency.", _LATENCY, ("source", "error"))
         decode = _section(latency["decode_ms"], "latency.decode_ms.", ("a", "c", "d"))
         prefill = _section(latency["prefill_ms"], "latency.prefill_ms.", ("p0", "e", "f", "g"))
         for name, value in (decode | prefill).items():
             if not isinstance(value, int | float) or isinstance(value, bool):
-                raise ClusterError(f"{name}: {value!r} is not a number (YAML: 1.0e-3, not 1e-3)")
+                raise ClusterError(
+                    f"{name}: {shown(value)} is not a number (YAML: 1.0e-3, not 1e-3)"
+                )
         for name in ("source", "error"):
             if not isinstance(latency.get(name, {}), dict):
                 raise ClusterError(f"latency.{name}: not a mapping")
-        if not isinstance(content["name"], str) or not content["name"]:
-            raise ClusterError(f"name: {content['name']!r} is not a name")
+        if fault_of_name(content["name"]):
+            raise ClusterError(f"name: {shown(content['name'])} is not a name")
         profile = LatencyProfile(
             name=content["name"],
             **decode,
@@ -127,11 +141,20 @@ def _read(path: Path) -> Cluster:
         )
         sizes = {name: content[name] for name in SIZES if name in content}
         return Cluster(content["name"], profile, **sizes)
+    except ClusterError as error:
+        raise ClusterError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _parse(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ClusterError(f"{path}: line {line}: {error.problem}") from None
-    except (ClusterError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ClusterError(f"{path}: {' '.join(str(error).split())}") from None
+        raise ClusterError(f"line {line}: {error.problem}") from None
+    except Exception as error:  # tags and scalars that yaml makes ValueError, IndexError, ... of
+        raise ClusterError(f"YAML: {error}") from None
 
 
 def _section(
@@ -141,8 +164,9 @@ def _section(
         raise ClusterError(f"{where.rstrip('.') or 'file'}: not a mapping")
     for name in content:
         if name not in required + optional:
+            known = name if isinstance(name, str) and not fault_of_name(name) else shown(name)
             raise ClusterError(
-                f"{where}{name}: unknown field; valid: {', '.join(required + optional)}"
+                f"{where}{known}: unknown field; valid: {', '.join(required + optional)}"
             )
     for name in required:
         if name not in content:

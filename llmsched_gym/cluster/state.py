@@ -11,14 +11,9 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import ArrayLike, NDArray
 
+from llmsched_gym.cluster.limits import check_fits
 from llmsched_gym.cluster.preset import Cluster
-from llmsched_gym.cluster.ticks import (
-    LAST_ARRIVAL_S,
-    LONGEST_JOB_S,
-    NEVER,
-    NO_LIMIT,
-    TICKS_PER_SECOND,
-)
+from llmsched_gym.cluster.ticks import LAST_ARRIVAL_S, NEVER, NO_LIMIT, TICKS_PER_SECOND
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Kind
 
@@ -76,7 +71,7 @@ STAGE = np.dtype(
         ("revealed_by", np.int64),  # stage, -1 if known at arrival
         ("ready_slot", np.int64),  # its place in the list `ready`, -1 if not there
         ("prompt_tokens", np.int64),  # of all its tasks
-        ("output_limit", np.int64),  # tokens reserved for the output of each of its tasks
+        ("output_limit", np.int64),  # tokens set aside for the output of each of its tasks
         ("demand", np.int64),  # ticks of service at batch size 1, all tasks: hidden until complete
     ]
 )
@@ -209,50 +204,6 @@ def episode(states: ClusterState, number: int) -> ClusterState:
     )
 
 
-class TaskTooLarge(ValueError):
-    """A task that no engine of the cluster can ever take, or a job that would outlast the clock."""
-
-
-def check_fits(bank: JobBank, cluster: Cluster) -> None:
-    """Check once that every task of a bank can run on a cluster.
-
-    Raises
-    ------
-    TaskTooLarge
-        if the prompt of a task and the output limit of its application exceed the KV capacity of
-        an engine, or the tasks of a job may take longer than ``LONGEST_JOB_S`` in all, where the
-        ticks of its slot time would come near the largest integer. The message names the
-        application.
-    """
-    application = np.repeat(bank.job_application, np.diff(bank.job_stages))
-    application = np.repeat(application, np.diff(bank.stage_tasks))
-    is_llm = bank.prompt_tokens > 0
-    need = np.where(is_llm, bank.prompt_tokens + bank.output_limit[application], 0)
-    capacity = cluster.latency.kv_capacity_tokens
-    worst = int(need.argmax())
-    if need[worst] > capacity:
-        prompt = bank.prompt_tokens[worst]
-        raise TaskTooLarge(
-            f"application {bank.applications[application[worst]]}: a prompt of {prompt} tokens and "
-            f"up to {need[worst] - prompt} output tokens exceed the KV capacity of cluster "
-            f"{cluster.name}, {capacity} tokens"
-        )
-    a, c, d = cluster.latency.decode_coefficients
-    p0, e, f, g = cluster.latency.prefill_coefficients
-    held = min(capacity, cluster.max_batch * int(need.max()))  # tokens on an engine, at most
-    iteration = (a + c * cluster.max_batch + d * held) / TICKS_PER_SECOND  # at most
-    prefill = max(p0, e + f * held + g * held**2) / TICKS_PER_SECOND
-    seconds = np.where(is_llm, prefill + bank.output_tokens * iteration, bank.duration_s)
-    of_jobs = np.add.reduceat(seconds, bank.stage_tasks[bank.job_stages[:-1]])
-    worst = int(of_jobs.argmax())
-    if of_jobs[worst] > LONGEST_JOB_S:
-        raise TaskTooLarge(
-            f"application {bank.applications[bank.job_application[worst]]}: the tasks of job "
-            f"{bank.job_ids[worst]} may take {of_jobs[worst]:g} s in all, the clock of the "
-            f"simulator allows {LONGEST_JOB_S:g} s"
-        )
-
-
 def new_state(
     bank: JobBank,
     job_indices: ArrayLike,
@@ -294,9 +245,12 @@ def new_state(
     tasks, stage_tasks = _new_tasks(bank, from_bank, cluster)
     stages, graph = _new_stages(bank, from_bank, jobs, tasks, stage_tasks)
     stages["canonical"] = canonical[from_bank]
-    need = np.maximum.reduceat(tasks["prompt_tokens"], stage_tasks[:-1]) + stages["output_limit"]
-    if need.max() > cluster.latency.kv_capacity_tokens:
+    room = cluster.latency.kv_capacity_tokens
+    if (tasks["prompt_tokens"] + tasks["output_tokens"]).max() > room:
         check_fits(bank, cluster)  # raises, and says which
+    longest = np.maximum.reduceat(tasks["prompt_tokens"], stage_tasks[:-1])
+    stages["output_limit"] = np.minimum(stages["output_limit"], room - longest)
+    need = longest + stages["output_limit"]
     clock = _new_clock(len(index), cluster, _limit(time_limit_s))
     clock["largest_need"] = need.max()
     return ClusterState(

@@ -30,9 +30,10 @@ class WorkloadOptions:
     name: str = MISSING
     load: float = 1.3  # offered to the LLM slots; 1 fills them
     arrival_rate: float | None = None  # jobs/s, instead of the load
-    arrivals: str = "poisson"  # poisson, recorded or burst
+    arrivals: str | None = None  # poisson (null), recorded or burst; null: see also replay
     arrivals_path: str | None = None  # the CSV file of recorded arrivals
     arrivals_column: str | None = None  # its column of timestamps
+    on_bad_job: str = "error"  # skip: leave out jobs that are malformed or too large, with a note
 
 
 @dataclass
@@ -46,11 +47,11 @@ class GeneratedJobs(WorkloadOptions):
 class TracedJobs(WorkloadOptions):
     """Real jobs."""
 
-    path: str | None = None  # a JSONL file or a folder of them
+    path: str | None = None  # a JSONL file (or .jsonl.gz) or a folder of them
     train_path: str | None = None  # past jobs; without it a part of those at path
     training: bool = False  # draw episodes from past jobs: for train.py
     applications: list[str] | None = None  # null: all
-    replay: bool = False  # in the order of the file instead of drawn with replacement
+    replay: bool = False  # in the order of the file, each job at its own recorded arrival
 
 
 @dataclass

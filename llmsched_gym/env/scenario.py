@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from llmsched_gym.belief.fitting import load_or_fit
 from llmsched_gym.belief.inference import compile_profile
 from llmsched_gym.belief.networks import BAYES, BELIEF_JOB, BELIEF_STAGE, NONE, ORACLE, PRIOR, Table
 from llmsched_gym.belief.profile import BeliefSettings
+from llmsched_gym.cluster.limits import fitted
 from llmsched_gym.cluster.preset import Cluster, load_cluster
-from llmsched_gym.cluster.state import ClusterState, check_fits, new_state
+from llmsched_gym.cluster.state import ClusterState, new_state
 from llmsched_gym.env.features import observation_space
 from llmsched_gym.env.reward import REWARDS
 from llmsched_gym.workload.bank import JobBank
@@ -47,8 +49,8 @@ class Scenario:
     def __init__(
         self,
         *,
-        workload: str | Workload = "mixed",
-        cluster: str | Cluster = "a100_llama2_7b",
+        workload: str | os.PathLike[str] | Workload = "mixed",
+        cluster: str | os.PathLike[str] | Cluster = "a100_llama2_7b",
         num_jobs: int = 100,
         load: float = 1.3,
         arrival_rate: float | None = None,
@@ -60,13 +62,14 @@ class Scenario:
         time_limit: float | None = None,
     ) -> None:
         _check_options(num_jobs, belief, reward, max_jobs, arrival_rate, time_limit)
-        self.workload = make_workload(workload) if isinstance(workload, str) else workload
         self.cluster = load_cluster(cluster)
+        if not isinstance(workload, Workload):
+            workload = make_workload(workload)
+        self.workload = fitted(workload, self.cluster)
         self.num_jobs = num_jobs
         self.time_limit = time_limit
         self.belief, self.mode = belief, BELIEFS[belief]
         self.reward = REWARDS[reward]
-        check_fits(self.bank, self.cluster)
         self.rate = self._rate(load) if arrival_rate is None else arrival_rate
         self._set_up_belief(belief_settings or BeliefSettings())
         self._set_up_spaces(max_jobs, max_stages)

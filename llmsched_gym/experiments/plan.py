@@ -21,6 +21,7 @@ import numpy as np
 import llmsched_gym
 from llmsched_gym.agents.base import find_policy, make_policy, policy_options
 from llmsched_gym.belief.profile import BeliefSettings
+from llmsched_gym.cluster.limits import fitted
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.evaluation.results import REFERENCE, SJF
@@ -95,6 +96,7 @@ def plan(
     made_by = _fingerprint({variant.policy for variant in played})
     bench = Bench(workloads, cluster, seed, folder, digests, made_by)
     _try_out(bench, played, options.loads)
+    notes = tuple(dict.fromkeys((*notes, *_left_out(workloads.values(), cluster))))
     rows = (*_main_rows(options, bench, variants), *_study_rows(options, bench, studies))
     quality = replace(variants[EVALUATED], policy=QUALITY)
     return Experiment(bench, rows, _quality_cells(options, bench, quality), notes)
@@ -240,6 +242,12 @@ def _traced(
     return workloads, tuple(notes)
 
 
+def _left_out(workloads: Iterable[Workload], cluster: Cluster) -> Iterator[str]:
+    """Notes on the jobs that are too large for the cluster."""
+    for workload in workloads:
+        yield from fitted(workload, cluster).notes[len(workload.notes) :]
+
+
 def _try_out(bench: Bench, variants: Iterable[Variant], loads: Sequence[float]) -> None:
     """Fit each belief once, for all processes, and meet what is wrong with workloads early."""
     settings = {variant.settings for variant in variants if variant.belief != "none"}
@@ -285,6 +293,8 @@ def _digest(workload: Workload) -> str:
     digest.update(drawn.tobytes())
     for bank in (workload.bank, workload.past):
         for field in fields(bank):
+            if field.name == "sources":  # a trace may move
+                continue
             value = getattr(bank, field.name)
             digest.update(
                 value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()

@@ -9,6 +9,7 @@ from typing import Any
 from llmsched_gym.agents.base import make_policy
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.alone import EmptyCluster
+from llmsched_gym.cluster.limits import fitted
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import InputError, one_line
 from llmsched_gym.evaluation.belief_quality import belief_rows
@@ -38,7 +39,7 @@ def environment(
 @lru_cache(maxsize=64)
 def _empty_cluster(bench: Bench, workload: str, engines: int) -> EmptyCluster:
     cluster = replace(bench.cluster, engines=engines)
-    return EmptyCluster(bench.workloads[workload].bank, cluster)
+    return EmptyCluster(fitted(bench.workloads[workload], cluster).bank, cluster)
 
 
 def play_cell(bench: Bench, cell: Cell) -> None:

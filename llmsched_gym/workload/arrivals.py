@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +13,20 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from llmsched_gym.workload.inputs import given_path, is_number, other_than_file
+from llmsched_gym.workload.job import MAX_ARRIVAL_S
+
 FloatArray = NDArray[np.float64]
+RATES = (1e-12, 1e12)  # jobs/s, the least and the most: one in 30,000 years, one a tick
+SHORTEST_SPAN_S = 1e-100  # times closer than this cannot be stretched: they count as equal
 
 
 class Arrivals(Protocol):
-    """A way to draw arrival times."""
+    """A way to draw arrival times.
+
+    If the rate plays no part, so that it makes no sense to speak of a load, an attribute
+    ``has_rate`` says so: it is False. Without the attribute it is taken to be True.
+    """
 
     def draw(self, rng: np.random.Generator, count: int, rate: float) -> FloatArray:
         """float64 [count]: arrival times in seconds, ascending, the first at 0 or later.
@@ -32,6 +42,8 @@ class Poisson:
     The first job arrives after one such time, so the expected last arrival is ``count / rate``.
     """
 
+    has_rate = True
+
     def draw(self, rng: np.random.Generator, count: int, rate: float) -> FloatArray:
         """See :class:`Arrivals`; ValueError unless the rate is positive and finite."""
         _check_rate(rate)
@@ -40,6 +52,8 @@ class Poisson:
 
 class Burst:
     """All jobs arrive at time zero; the rate plays no part."""
+
+    has_rate = False
 
     def draw(self, rng: np.random.Generator, count: int, rate: float) -> FloatArray:
         """See :class:`Arrivals`."""
@@ -60,15 +74,17 @@ class Recorded:
 
     Parameters
     ----------
-    timestamps : at least 2, in seconds from any origin, ascending; repeated ones are allowed, but
-        not all may be equal.
+    timestamps : at least 2, in seconds from any origin, at most 1e20 from it, ascending; repeated
+        ones are allowed, but not all may be equal.
 
     Raises
     ------
     ValueError
-        if there are too few timestamps, one is not finite or is earlier than the one before it, or
-        all are equal.
+        if there are too few timestamps, one is not finite, is too large or is earlier than the one
+        before it, or all are equal.
     """
+
+    has_rate = True
 
     def __init__(self, timestamps: ArrayLike) -> None:
         times = np.asarray(timestamps, np.float64)
@@ -76,15 +92,18 @@ class Recorded:
             raise ValueError("timestamps: a list of at least 2 is needed")
         if not np.isfinite(times).all():
             raise ValueError("timestamps: one is not finite")
+        if np.abs(times).max() > MAX_ARRIVAL_S:
+            raise ValueError(f"timestamps: one is beyond {MAX_ARRIVAL_S:g} s")
         gaps = np.diff(times)
         if (gaps < 0).any():
             raise ValueError(f"timestamps: number {np.argmax(gaps < 0) + 2} is out of order")
-        if times[-1] == times[0]:
+        if times[-1] - times[0] <= SHORTEST_SPAN_S:
             raise ValueError("timestamps: all are equal")
+        self._times = times
         self._gaps = np.append(gaps, gaps.mean())  # time from each to the next, round the end
 
     @classmethod
-    def from_csv(cls, path: str | Path, column: str | None = None) -> Recorded:
+    def from_csv(cls, path: str | os.PathLike[str], column: str | None = None) -> Recorded:
         """Read one arrival per row from a CSV file, with or without a row of column names.
 
         A timestamp is a number of seconds, or a date and time in ISO 8601 (without an offset: UTC;
@@ -96,12 +115,13 @@ class Recorded:
         FileNotFoundError
             if there is no such file.
         ValueError
-            ``file:line: what is wrong``: no such column, not a timestamp, not finite, earlier than
-            the one before it, fewer than 2, all equal, not a text file.
+            ``file:line: what is wrong``: no such column, not a timestamp, not finite, too large,
+            earlier than the one before it, fewer than 2, all equal, not a text file; or what is
+            there is no file but a folder, a pipe or a device.
         """
-        path = Path(path)
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no such file")
+        path = given_path("arrivals_path", path)
+        if kind := other_than_file(path):
+            raise ValueError(f"{path}: {kind}, not a CSV file")
         times: list[float] = []
         line = 1
         for line, text in _column(path, column):
@@ -111,6 +131,8 @@ class Recorded:
                 raise ValueError(f"{path}:{line}: {text!r} is not a timestamp") from None
             if not math.isfinite(times[-1]):
                 raise ValueError(f"{path}:{line}: {text!r} is not finite")
+            if abs(times[-1]) > MAX_ARRIVAL_S:
+                raise ValueError(f"{path}:{line}: {text!r} is beyond {MAX_ARRIVAL_S:g} s")
             if len(times) > 1 and times[-1] < times[-2]:
                 raise ValueError(f"{path}:{line}: {text!r} is earlier than the row before it")
         try:
@@ -121,10 +143,25 @@ class Recorded:
     def draw(self, rng: np.random.Generator, count: int, rate: float) -> FloatArray:
         """See :class:`Arrivals`; ValueError unless the rate is positive and finite."""
         _check_rate(rate)
-        first = rng.integers(len(self._gaps))
+        return self._from(int(rng.integers(len(self._gaps))), count, rate)
+
+    def in_order(self, count: int, rate: float) -> FloatArray:
+        """Like :meth:`draw`, from the first timestamp on: for jobs that have theirs."""
+        _check_rate(rate)
+        return self._from(0, count, rate)
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def at(self, numbers: ArrayLike) -> FloatArray:
+        """The timestamps of these numbers, 0 the first, as recorded; those beyond the end go on."""
+        rounds, number = np.divmod(np.asarray(numbers, np.int64), len(self))
+        return self._times[number] + rounds * self._gaps.sum()
+
+    def _from(self, first: int, count: int, rate: float) -> FloatArray:
         gaps = self._gaps.take(np.arange(first, first + count - 1), mode="wrap")
         span = gaps.sum()
-        scale = (count - 1) / (rate * span) if span > 0 else 0.0
+        scale = (count - 1) / (rate * span) if span > SHORTEST_SPAN_S else 0.0
         return np.concatenate([[0.0], np.cumsum(gaps) * scale])
 
 
@@ -178,5 +215,8 @@ def _is_timestamp(text: str) -> bool:
 
 
 def _check_rate(rate: float) -> None:
-    if not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"rate: {rate} is not a positive number of jobs per second")
+    if not is_number(rate, *RATES):
+        least, most = RATES
+        raise ValueError(
+            f"rate: {rate} is not a positive number of jobs per second, {least:g} to {most:g}"
+        )

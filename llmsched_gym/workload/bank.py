@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -37,8 +37,11 @@ class JobBank:
     stage_tasks : int64 [S + 1]; stage s owns tasks ``stage_tasks[s]:stage_tasks[s + 1]``.
     prompt_tokens, output_tokens : int64 [T], 0 for regular tasks.
     duration_s : float64 [T], seconds, 0 for LLM tasks.
-    output_limit : int64 [A], the largest number of output tokens of any task of the application:
-        its ``max_tokens``, which a cluster may know before the task has run.
+    output_limit : int64 [A], tokens that a cluster sets aside for the output of any task of the
+        application, its ``max_tokens``: by default the largest number of output tokens of its
+        tasks in the bank. In a workload past jobs tell it (:func:`limits_from_past`).
+    arrival_s : J times, or None where none was recorded.
+    sources : J places where the jobs were read, ``file:line``, or "".
     """
 
     applications: tuple[str, ...]
@@ -56,6 +59,8 @@ class JobBank:
     output_tokens: IntArray
     duration_s: NDArray[np.float64]
     output_limit: IntArray
+    arrival_s: tuple[float | None, ...]
+    sources: tuple[str, ...]
 
     @classmethod
     def from_jobs(cls, jobs: Iterable[Job]) -> JobBank:
@@ -114,6 +119,8 @@ class JobBank:
                 [t.duration_s if isinstance(t, RegularTask) else 0.0 for t in tasks], np.float64
             ),
             output_limit=limit,
+            arrival_s=tuple(job.arrival_s for job in jobs),
+            sources=tuple(job.source for job in jobs),
         )
 
     def __len__(self) -> int:
@@ -126,6 +133,8 @@ class JobBank:
             application=self.applications[self.job_application[index]],
             job_id=self.job_ids[index],
             stages=tuple(self._stage(stage) for stage in range(first, last)),
+            arrival_s=self.arrival_s[index],
+            source=self.sources[index],
         )
 
     def jobs(self) -> list[Job]:
@@ -135,6 +144,16 @@ class JobBank:
     def select(self, indices: Sequence[int]) -> JobBank:
         """A bank of the given jobs, in that order."""
         return JobBank.from_jobs(self.job(index) for index in indices)
+
+    @property
+    def task_job(self) -> IntArray:
+        """int64 [T]: the job of every task."""
+        return np.repeat(np.arange(len(self)), np.diff(self.stage_tasks[self.job_stages]))
+
+    def described(self, index: int) -> str:
+        """How messages name job ``index`` within its application: and where it was read."""
+        place = f" ({self.sources[index]})" if self.sources[index] else ""
+        return f"job {self.job_ids[index]}{place}"
 
     def _stage(self, stage: int) -> Stage:
         kind = Kind(int(self.stage_kind[stage]))
@@ -155,6 +174,24 @@ class JobBank:
             tasks=tuple(packed),
             revealed_by=None if revealed_by < 0 else revealed_by,
         )
+
+
+def limits_from_past(bank: JobBank, past: JobBank) -> JobBank:
+    """The bank with the output limits that past jobs tell: nothing hidden in its jobs shows.
+
+    The limit of an application is the smallest power of two that no task of its past jobs exceeds,
+    and at least 16; of an application without past LLM tasks, the largest of these limits.
+    """
+    longest = np.zeros(len(past.applications), np.int64)
+    np.maximum.at(longest, past.job_application[past.task_job], past.output_tokens)
+    known = {
+        name: 1 << max(4, int(tokens - 1).bit_length())
+        for name, tokens in zip(past.applications, longest, strict=True)
+        if tokens > 0
+    }
+    largest = max(known.values(), default=16)
+    limit = _ints(known.get(name, largest) for name in bank.applications)
+    return bank if np.array_equal(limit, bank.output_limit) else replace(bank, output_limit=limit)
 
 
 def _ints(values: Iterable[int]) -> IntArray:

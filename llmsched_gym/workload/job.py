@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
 
-import numpy as np
+from llmsched_gym.workload.inputs import fault_of_name, is_number, is_whole, shown
 
-MAX_TOKENS = 2**31 - 1
+MAX_TOKENS = 2**31 - 1  # of one call, each way
+MAX_DURATION_S = 4.0e6  # of one regular task: the longest job that a cluster's clock counts
+MAX_STAGES = 4000  # of one job: what is known of its graph grows with the square
+MAX_ARRIVAL_S = 1e20  # and not below its negative: a Unix time in nanoseconds is 1.8e18
 
 
 class InvalidJob(ValueError):
@@ -55,6 +57,7 @@ class Stage:
     Parameters
     ----------
     name : the step of the program, without "#"; several stages of a job may share it.
+        Like all names here, 1 to 255 characters that can be printed (no control characters).
     kind : ``Kind.LLM`` or ``Kind.REGULAR``.
     parents : indices of the stages that must complete first.
     tasks : at least one ``LLMTask`` (kind LLM) or ``RegularTask`` (kind REGULAR).
@@ -77,31 +80,58 @@ class Job:
 
     Stages are named by their index in ``stages``; the order is free, parents may come later.
 
+    Parameters
+    ----------
+    application, job_id : names.
+    stages : 1 to ``MAX_STAGES``.
+    arrival_s : when it arrived, in seconds from any origin, if that is known.
+    source : where it was read, ``file:line``, for messages.
+
+    What it ran is what makes two jobs equal, not ``arrival_s`` and ``source``.
+
     Raises
     ------
     InvalidJob
-        if a name is empty; there is no stage; a stage has "#" in its name, a kind other than LLM or
-        REGULAR, no task, a task of the wrong type, tokens that are no whole number from 1 to
-        2**31 - 1, a duration that is negative or not finite, a parent that does not exist or is
-        named twice; the graph has a cycle; or ``revealed_by`` is not an ancestor.
+        if a name is empty, too long or cannot be printed; there is no stage or there are too many;
+        a stage has "#" in its name, a kind other than LLM or REGULAR, no task, a task of the wrong
+        type, tokens that are no whole number from 1 to ``MAX_TOKENS`` (2**31 - 1), a duration that
+        is no number of seconds from 0 to ``MAX_DURATION_S``, a parent that does not exist or is
+        named twice; the graph has a cycle; ``revealed_by`` is not an ancestor; or ``arrival_s`` is
+        beyond ``MAX_ARRIVAL_S``.
     """
 
     application: str
     job_id: str
     stages: tuple[Stage, ...]
+    arrival_s: float | None = field(default=None, compare=False)
+    source: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.application:
-            raise InvalidJob("application: empty name")
-        if not self.job_id:
-            raise InvalidJob("job_id: empty name")
+        for name in ("application", "job_id"):
+            if fault := fault_of_name(getattr(self, name)):
+                raise InvalidJob(f"{name}: {fault}")
+        if self.arrival_s is not None and not is_number(
+            self.arrival_s, -MAX_ARRIVAL_S, MAX_ARRIVAL_S
+        ):
+            raise InvalidJob(f"arrival_s: {shown(self.arrival_s)} is not a time in seconds")
         if not self.stages:
             raise InvalidJob("stages: a job needs at least one stage")
+        if len(self.stages) > MAX_STAGES:
+            raise InvalidJob(
+                f"stages: {len(self.stages)} are more than the {MAX_STAGES} that a job may have"
+            )
         for index, stage in enumerate(self.stages):
             _check_stage(index, stage, len(self.stages))
-        ancestors = self.ancestors()
+        self._check_reveals()
+
+    def _check_reveals(self) -> None:
+        """InvalidJob unless the graph is acyclic and every revealer an ancestor."""
+        above = [0] * len(self.stages)  # sets of stages as bits
+        for index in self.topological_order():
+            for parent in self.stages[index].parents:
+                above[index] |= above[parent] | 1 << parent
         for index, stage in enumerate(self.stages):
-            if stage.revealed_by is not None and stage.revealed_by not in ancestors[index]:
+            if stage.revealed_by is not None and not above[index] >> stage.revealed_by & 1:
                 raise InvalidJob(
                     f"stages[{index}].revealed_by: stages[{stage.revealed_by}] is no ancestor"
                 )
@@ -206,38 +236,60 @@ class Job:
 
 def _check_stage(index: int, stage: Stage, count: int) -> None:
     where = f"stages[{index}]"
-    if not stage.name or "#" in stage.name:
-        raise InvalidJob(f'{where}.name: {stage.name!r} is empty or contains "#"')
-    if stage.kind not in (Kind.LLM, Kind.REGULAR):
-        raise InvalidJob(f"{where}.kind: {stage.kind!r} is neither LLM nor REGULAR")
+    if not isinstance(stage, Stage):
+        raise InvalidJob(f"{where}: {shown(stage)} is not a Stage")
+    if stage.name == "" or (isinstance(stage.name, str) and "#" in stage.name):
+        raise InvalidJob(f'{where}.name: {shown(stage.name)} is empty or contains "#"')
+    for name in ("name", "resource"):
+        value = getattr(stage, name)
+        if (fault := fault_of_name(value)) and not (name == "resource" and not value):
+            raise InvalidJob(f"{where}.{name}: {fault}")
+    if isinstance(stage.kind, bool) or stage.kind not in (Kind.LLM, Kind.REGULAR):
+        raise InvalidJob(f"{where}.kind: {shown(stage.kind)} is neither LLM nor REGULAR")
     if not stage.tasks:
         raise InvalidJob(f"{where}.tasks: a stage needs at least one task")
     for number, task in enumerate(stage.tasks):
-        _check_task(f"{where}.tasks[{number}]", stage.kind, task)
+        _check_task(where, number, stage.kind, task)
     for parent in stage.parents:
-        if not 0 <= parent < count:
-            raise InvalidJob(f"{where}.parents: stages[{parent}] does not exist")
-        if stage.parents.count(parent) > 1:
-            raise InvalidJob(f"{where}.parents: names stages[{parent}] twice")
-    if stage.revealed_by is not None and not 0 <= stage.revealed_by < count:
-        raise InvalidJob(f"{where}.revealed_by: stages[{stage.revealed_by}] does not exist")
+        _check_index(f"{where}.parents", parent, count)
+    if len(set(stage.parents)) < len(stage.parents):
+        twice = next(p for p, times in Counter(stage.parents).items() if times > 1)
+        raise InvalidJob(f"{where}.parents: names stages[{twice}] twice")
+    if stage.revealed_by is not None:
+        _check_index(f"{where}.revealed_by", stage.revealed_by, count)
 
 
-def _check_task(where: str, kind: Kind, task: Task) -> None:
+def _check_index(where: str, index: int, count: int) -> None:
+    if not is_whole(index, 0, count - 1):
+        raise InvalidJob(f"{where}: stages[{shown(index)}] does not exist")
+
+
+def _check_task(where: str, number: int, kind: Kind, task: Task) -> None:
     if isinstance(task, LLMTask):
-        if kind != Kind.LLM:
-            raise InvalidJob(f"{where}: an LLM task in a stage of kind {Kind(kind).name}")
-        _check_tokens(f"{where}.prompt_tokens", task.prompt_tokens)
-        _check_tokens(f"{where}.output_tokens", task.output_tokens)
+        fault = _fault_of_calls(kind, task)
+    elif isinstance(task, RegularTask):
+        fault = _fault_of_tools(kind, task)
     else:
-        if kind != Kind.REGULAR:
-            raise InvalidJob(f"{where}: a regular task in a stage of kind {Kind(kind).name}")
-        if not math.isfinite(task.duration_s) or task.duration_s < 0:
-            raise InvalidJob(f"{where}.duration_s: {task.duration_s} is not a time in seconds")
+        fault = f": {shown(task)} is neither an LLMTask nor a RegularTask"
+    if fault:
+        raise InvalidJob(f"{where}.tasks[{number}]{fault}")
 
 
-def _check_tokens(where: str, tokens: int) -> None:
-    if not isinstance(tokens, (int, np.integer)) or isinstance(tokens, bool):
-        raise InvalidJob(f"{where}: {tokens!r} is not a whole number")
-    if not 1 <= tokens <= MAX_TOKENS:
-        raise InvalidJob(f"{where}: {tokens} is not between 1 and {MAX_TOKENS}")
+def _fault_of_calls(kind: Kind, task: LLMTask) -> str | None:
+    if kind != Kind.LLM:
+        return f": an LLM task in a stage of kind {Kind(kind).name}"
+    for name in ("prompt_tokens", "output_tokens"):
+        tokens = getattr(task, name)
+        if not is_whole(tokens, 1, MAX_TOKENS):
+            why = f"between 1 and {MAX_TOKENS}" if is_whole(tokens) else "a whole number"
+            return f".{name}: {shown(tokens)} is not {why}"
+    return None
+
+
+def _fault_of_tools(kind: Kind, task: RegularTask) -> str | None:
+    if kind != Kind.REGULAR:
+        return f": a regular task in a stage of kind {Kind(kind).name}"
+    if not is_number(task.duration_s, 0, MAX_DURATION_S):
+        value = shown(task.duration_s)
+        return f".duration_s: {value} is not a time in seconds, 0 to {MAX_DURATION_S:g}"
+    return None

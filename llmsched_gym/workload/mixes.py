@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_gym.workload.applications import APPLICATIONS, CLASSES
 from llmsched_gym.workload.arrivals import Arrivals, Burst, FloatArray, Poisson, Recorded
-from llmsched_gym.workload.bank import JobBank
+from llmsched_gym.workload.bank import JobBank, limits_from_past
+from llmsched_gym.workload.inputs import is_whole, shown
 from llmsched_gym.workload.job import Job
-from llmsched_gym.workload.traces import read_traces
+from llmsched_gym.workload.traces import ON_BAD_JOB, SUFFIXES, load_traces
 
 MIXES: dict[str, tuple[str, ...]] = {
     "mixed": tuple(APPLICATIONS),
@@ -31,6 +32,7 @@ PAST, EVALUATED = "past", "evaluated"
 STREAMS = (PAST, EVALUATED)
 ENTROPY = 20_250_721  # of all generated banks: they are the same in every process and episode
 PAST_SHARE = 0.7  # of the jobs of a folder of traces
+MOST_GENERATED = 100_000  # jobs of an application
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +42,20 @@ class Workload:
     Attributes
     ----------
     name : what it was made from.
-    bank : the jobs that episodes draw from.
+    bank : the jobs that episodes draw from; its output limits become those that ``past`` tells
+        (:func:`~llmsched_gym.workload.bank.limits_from_past`).
     past : jobs of the same applications, none of them in ``bank``.
     arrivals : when jobs arrive.
-    replay : take the jobs in the order of the bank, again and again, instead of at random.
+    replay : take the jobs in the order of the bank, again and again, instead of at random; with
+        ``Recorded`` arrivals job i of the bank arrives at timestamp i, scaled to the rate.
     notes : what its user should be told.
+    on_bad_job : what becomes of jobs that are too large for a cluster: "error", or "skip" to leave
+        them out with a note (:func:`llmsched_gym.cluster.limits.fitted`).
+
+    Raises
+    ------
+    ValueError
+        for an unknown ``on_bad_job``.
     """
 
     name: str
@@ -53,6 +64,17 @@ class Workload:
     arrivals: Arrivals
     replay: bool = False
     notes: tuple[str, ...] = ()
+    on_bad_job: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.on_bad_job not in ON_BAD_JOB:
+            raise _unknown("on_bad_job", self.on_bad_job, ON_BAD_JOB)
+        object.__setattr__(self, "bank", limits_from_past(self.bank, self.past))
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether jobs arrive at a rate, so that it makes sense to speak of a load."""
+        return bool(getattr(self.arrivals, "has_rate", True))
 
     def draw(
         self, rng: np.random.Generator, num_jobs: int, rate: float
@@ -69,39 +91,69 @@ class Workload:
         """
         if num_jobs < 1:
             raise ValueError(f"num_jobs: {num_jobs} is below 1")
-        if self.replay:
-            picked = np.arange(num_jobs) % len(self.bank)
-        else:
+        if not self.replay:
             picked = rng.integers(len(self.bank), size=num_jobs)
+            return picked, self.arrivals.draw(rng, num_jobs, rate)
+        picked = np.arange(num_jobs) % len(self.bank)
+        if isinstance(self.arrivals, Recorded):
+            return picked, self.arrivals.in_order(num_jobs, rate)
         return picked, self.arrivals.draw(rng, num_jobs, rate)
+
+    def only(self, jobs: Sequence[int], past: Sequence[int], note: str) -> Workload:
+        """The same workload with some of its jobs and past jobs, and one more note."""
+        arrivals = self.arrivals
+        if self.replay and isinstance(arrivals, Recorded):
+            arrivals = _recorded(arrivals.at(jobs).tolist())
+        return replace(
+            self,
+            bank=self.bank.select(jobs),
+            past=self.past.select(past),
+            arrivals=arrivals,
+            notes=(*self.notes, note),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """The options of :func:`make_workload` that only traces take."""
+
+    path: str | os.PathLike[str] | None
+    train_path: str | os.PathLike[str] | None
+    training: bool
+    applications: Iterable[str] | None
+    replay: bool
 
 
 def make_workload(
-    name: str,
+    name: str | os.PathLike[str],
     *,
-    path: str | Path | None = None,
-    train_path: str | Path | None = None,
+    path: str | os.PathLike[str] | None = None,
+    train_path: str | os.PathLike[str] | None = None,
     training: bool = False,
     applications: Iterable[str] | None = None,
     replay: bool = False,
-    arrivals: str | Arrivals = "poisson",
-    arrivals_path: str | Path | None = None,
+    arrivals: str | Arrivals | None = None,
+    arrivals_path: str | os.PathLike[str] | None = None,
     arrivals_column: str | None = None,
     jobs_per_application: int = 500,
+    on_bad_job: str = "error",
 ) -> Workload:
-    """Make a workload by name.
+    """Make a workload by name, or of the traces at a path.
 
     A name from ``MIXES`` generates ``jobs_per_application`` jobs for each of its applications, and
     as many past jobs. "traces" reads jobs from ``path``, a JSON lines file or a folder of them
-    (see :mod:`llmsched_gym.workload.traces`). By a hash of its name, each of these is a past job
-    (70 %) or one to evaluate (30 %); if ``train_path`` is given, all jobs of ``path`` are to
-    evaluate, and those of ``train_path`` are the past. With ``training`` the past is split once
-    more, likewise: episodes draw from 30 % of it, and beliefs are fitted on the rest, so that
-    neither a learner nor its beliefs know a job that is evaluated.
+    (see :mod:`llmsched_gym.workload.traces`); a path for a name means the same. By a hash of its
+    name, each of these is a past job (70 %) or one to evaluate (30 %); if ``train_path`` is given,
+    all jobs of ``path`` are to evaluate, and those of ``train_path`` are the past. With
+    ``training`` the past is split once more, likewise: episodes draw from 30 % of it, and beliefs
+    are fitted on the rest, so that neither a learner nor its beliefs know a job that is evaluated.
 
     ``applications`` keeps only some of the applications of the traces, ``replay`` takes their jobs
-    in file order. ``arrivals`` is "poisson", "burst", "recorded" (timestamps from
-    ``arrivals_path``, see :meth:`Recorded.from_csv`) or an object with their ``draw`` method.
+    in file order. ``arrivals`` is "poisson" (the default), "burst", "recorded" (timestamps from
+    ``arrivals_path``, see :meth:`Recorded.from_csv`) or an object with their ``draw`` method. With
+    ``replay``, job i of the file arrives at timestamp i; without ``arrivals``, at its own
+    ``arrival_s`` if all jobs have one. ``on_bad_job="skip"`` leaves out jobs that are malformed or
+    too large for the cluster, and notes how many and why.
 
     Raises
     ------
@@ -111,30 +163,60 @@ def make_workload(
     TraceError, FileNotFoundError
         if the traces cannot be read.
     """
-    if name not in WORKLOADS:
-        raise _unknown("workload", name, WORKLOADS)
+    if on_bad_job not in ON_BAD_JOB:
+        raise _unknown("on_bad_job", on_bad_job, ON_BAD_JOB)
+    name, path = _named(name, path)
     process = _arrivals(arrivals, arrivals_path, arrivals_column)
+    files = _Files(
+        path=path,
+        train_path=train_path,
+        training=training,
+        applications=applications,
+        replay=replay,
+    )
     if name == "traces":
-        if path is None:
-            raise ValueError("path: workload=traces needs a JSON lines file or a folder of them")
-        past, bank = _traced_banks(path, train_path, applications, training)
-        note = f"traces: {len(bank)} jobs to {'train on' if training else 'evaluate'}"
-        note += f", {len(past)} past jobs"
-        return Workload(name, bank, past, process, replay, (note,))
-    for_traces = {
-        "path": path,
-        "train_path": train_path,
-        "applications": applications,
-        "training": training or None,
-        "replay": replay or None,
-    }
-    for option, value in for_traces.items():
-        if value is not None:
+        own = replay and arrivals is None
+        return _traced(files, process, own, on_bad_job)
+    return _generated(name, files, process, jobs_per_application, on_bad_job)
+
+
+def _named(
+    name: str | os.PathLike[str], path: str | os.PathLike[str] | None
+) -> tuple[str, str | os.PathLike[str] | None]:
+    """Name and path of a workload, of which the path may stand in place of the name."""
+    if isinstance(name, str) and name in WORKLOADS:
+        return name, path
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(f"workload: {shown(name)} is neither a name nor a path nor a Workload")
+    if not isinstance(name, str) or _is_path(name):
+        if path is not None:
+            raise ValueError(f"path: given twice, as {os.fspath(name)!r} too")
+        return "traces", name
+    raise _unknown("workload", name, WORKLOADS)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a text that is no name of a workload looks like the path of traces."""
+    if "/" in name or os.sep in name or name.startswith("~"):
+        return True
+    return name.lower().endswith(SUFFIXES) or os.path.exists(name)
+
+
+def _generated(
+    name: str, files: _Files, arrivals: Arrivals, jobs_per_application: int, on_bad_job: str
+) -> Workload:
+    for option, value in vars(files).items():
+        if value is not None and value is not False:
             raise ValueError(f"{option}: only workload=traces takes it, not {name}")
+    if not is_whole(jobs_per_application, -math.inf, MOST_GENERATED):
+        raise ValueError(
+            f"jobs_per_application: {shown(jobs_per_application)} is not a whole number from 1 to "
+            f"{MOST_GENERATED}"
+        )
     if jobs_per_application < 1:
         raise ValueError(f"jobs_per_application: {jobs_per_application} is below 1")
-    past, bank = (_generated_bank(MIXES[name], stream, jobs_per_application) for stream in STREAMS)
-    return Workload(name, bank, past, process)
+    past, bank = _generated_banks(MIXES[name], int(jobs_per_application))
+    return Workload(name, bank, past, arrivals, on_bad_job=on_bad_job)
 
 
 def arrival_rate(load: float, slots: int, slot_seconds_per_job: float) -> float:
@@ -159,10 +241,17 @@ def arrival_rate(load: float, slots: int, slot_seconds_per_job: float) -> float:
 
 
 @cache
-def _generated_bank(applications: tuple[str, ...], stream: str, count: int) -> JobBank:
-    return JobBank.from_jobs(
-        job for application in applications for job in _generated_jobs(application, stream, count)
+def _generated_banks(applications: tuple[str, ...], count: int) -> tuple[JobBank, JobBank]:
+    """Past jobs and those to evaluate."""
+    past, bank = (
+        JobBank.from_jobs(
+            job
+            for application in applications
+            for job in _generated_jobs(application, stream, count)
+        )
+        for stream in STREAMS
     )
+    return past, limits_from_past(bank, past)
 
 
 @cache
@@ -173,35 +262,73 @@ def _generated_jobs(application: str, stream: str, count: int) -> tuple[Job, ...
     return tuple(draw(rng, f"{application}-{stream}-{number}") for number in range(count))
 
 
-def _traced_banks(
-    path: str | Path,
-    train_path: str | Path | None,
-    applications: Iterable[str] | None,
-    training: bool,
-) -> tuple[JobBank, JobBank]:
-    """(past jobs, jobs to draw from) from files; the past has no other applications."""
-    jobs = read_traces(path)
-    if applications is not None:
-        jobs = _only(jobs, applications)
-    if train_path is None:
+def _traced(files: _Files, arrivals: Arrivals, own_arrivals: bool, on_bad_job: str) -> Workload:
+    """Real jobs; with ``own_arrivals`` they arrive when they did, if all of them say when."""
+    past, drawn, notes = _traced_jobs(files, arrivals, on_bad_job)
+    times = [job.arrival_s for job in drawn if job.arrival_s is not None]
+    aligned = files.replay and isinstance(arrivals, Recorded)
+    if aligned or (own_arrivals and len(times) == len(drawn)):
+        drawn.sort(key=lambda job: job.arrival_s or 0.0)  # none is None
+        arrivals = _recorded(sorted(times))
+    note = f"traces: {len(drawn)} jobs to {'train on' if files.training else 'evaluate'}"
+    note += f", {len(past)} past jobs"
+    bank, before = JobBank.from_jobs(drawn), JobBank.from_jobs(past)
+    return Workload("traces", bank, before, arrivals, files.replay, (note, *notes), on_bad_job)
+
+
+def _recorded(times: list[float]) -> Recorded:
+    """The arrivals of jobs that are replayed."""
+    try:
+        return Recorded(times)
+    except ValueError as error:
+        raise ValueError(f"replay: arrivals of the jobs: {error}; try arrivals=burst") from None
+
+
+def _traced_jobs(
+    files: _Files, arrivals: Arrivals, on_bad_job: str
+) -> tuple[list[Job], list[Job], tuple[str, ...]]:
+    """Past jobs, jobs to draw from and notes; the past has no other applications."""
+    if files.path is None:
+        raise ValueError("path: workload=traces needs a JSON lines file or a folder of them")
+    jobs, notes = _read(files.path, files.replay, arrivals, on_bad_job)
+    count = len(jobs)
+    if files.applications is not None:
+        jobs = _only(jobs, files.applications)
+    if files.train_path is None:
         past, drawn = _split(jobs)
     else:
-        past, drawn = read_traces(train_path), jobs
+        past, more = _read(files.train_path, files.replay, arrivals, on_bad_job)
+        drawn, notes = jobs, tuple(dict.fromkeys((*notes, *more)))
         _check_disjoint(past, drawn)
     past = _like(drawn, past)
-    if training:
+    if files.training:
         past, drawn = _split(past, "training")
         past = _like(drawn, past)
     if not past or not drawn:
-        purpose = "train on" if training else "evaluate"
+        purpose = "train on" if files.training else "evaluate"
         wanting = f"no job to {purpose}" if not drawn else f"no past job of those to {purpose}"
-        where = f"path: {path}: the split" if train_path is None else f"train_path: {train_path}:"
-        raise ValueError(f"{where} leaves {wanting} ({len(jobs)} jobs read)")
-    return JobBank.from_jobs(past), JobBank.from_jobs(drawn)
+        where = f"train_path: {files.train_path}:"
+        if files.train_path is None:
+            where = f"path: {files.path}: the split"
+        raise ValueError(f"{where} leaves {wanting} ({count} jobs read)")
+    return past, drawn, notes
+
+
+def _read(
+    path: str | os.PathLike[str], replay: bool, arrivals: Arrivals, on_bad_job: str
+) -> tuple[list[Job], tuple[str, ...]]:
+    """Jobs and notes; with ``replay``, job i arrives at recorded timestamp i."""
+    jobs, numbers, notes = load_traces(path, on_bad_job)
+    if replay and isinstance(arrivals, Recorded):
+        times = arrivals.at(numbers).tolist()
+        jobs = [replace(job, arrival_s=time) for job, time in zip(jobs, times, strict=True)]
+    return jobs, notes
 
 
 def _only(jobs: Sequence[Job], applications: Iterable[str]) -> list[Job]:
-    chosen = {applications} if isinstance(applications, str) else set(applications)
+    if not isinstance(applications, Iterable):
+        raise ValueError(f"applications: {shown(applications)} is not a list of names")
+    chosen = {applications} if isinstance(applications, str) else set(map(str, applications))
     available = {job.application for job in jobs}
     for name in sorted(chosen - available):
         raise _unknown("applications", name, available)
@@ -234,7 +361,9 @@ def _check_disjoint(past: Iterable[Job], evaluated: Iterable[Job]) -> None:
         )
 
 
-def _arrivals(arrivals: str | Arrivals, path: str | Path | None, column: str | None) -> Arrivals:
+def _arrivals(
+    arrivals: str | Arrivals | None, path: str | os.PathLike[str] | None, column: str | None
+) -> Arrivals:
     if arrivals == "recorded":
         if path is None:
             raise ValueError("arrivals_path: arrivals=recorded needs a CSV file")
@@ -242,7 +371,11 @@ def _arrivals(arrivals: str | Arrivals, path: str | Path | None, column: str | N
     for option, value in (("arrivals_path", path), ("arrivals_column", column)):
         if value is not None:
             raise ValueError(f"{option}: only arrivals=recorded takes it")
+    if arrivals is None:
+        return Poisson()
     if not isinstance(arrivals, str):
+        if not hasattr(arrivals, "draw"):
+            raise ValueError(f"arrivals: {shown(arrivals)} is neither a name nor has it draw()")
         return arrivals
     if arrivals not in ARRIVALS:
         raise _unknown("arrivals", arrivals, ARRIVALS)

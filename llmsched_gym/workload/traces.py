@@ -8,24 +8,37 @@ One job per line::
       {"id": 1, "name": "search", "kind": "regular", "parents": [0],
        "tasks": [{"duration_s": 2.25}], "revealed_by": 0, "resource": "search"}]}
 
-``id`` is any integer, unique in its job; ``parents`` and ``revealed_by`` refer to it. ``resource``
-may be left out. See :class:`~llmsched_gym.workload.job.Stage` for the meaning of the rest.
+``docs/workloads.md`` ("Trace format") has every key with its type and range, and how files are
+found. See :class:`~llmsched_gym.workload.job.Stage` for the meaning of stages.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import re
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from llmsched_gym.files import replacing
+from llmsched_gym.workload.inputs import given_path, other_than_file, printable
 from llmsched_gym.workload.job import InvalidJob, Job, Kind, LLMTask, RegularTask, Stage, Task
 
+ON_BAD_JOB = ("error", "skip")
+FORMAT = "docs/workloads.md, trace format"
+SUFFIXES = (".jsonl", ".jsonl.gz")
+LONGEST_LINE = 2**26  # bytes
 KINDS = {"llm": Kind.LLM, "regular": Kind.REGULAR}
 STAGE_KEYS = frozenset({"id", "name", "kind", "parents", "tasks", "revealed_by"})
 TYPES = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
+SHOWN = 5  # reasons and keys that a note names
 
+Id = int | str
 T = TypeVar("T")
 
 
@@ -37,50 +50,60 @@ class _FieldError(ValueError):
     """``field: what is wrong``; the reader adds file and line."""
 
 
-def read_traces(path: str | Path) -> list[Job]:
-    """The jobs of a JSON lines file, or of all ``*.jsonl`` files of a folder, sorted by name.
+class Traces(NamedTuple):
+    """What was read.
 
-    The stages of a job are numbered in file order, whatever their ids.
+    Attributes
+    ----------
+    jobs : in order.
+    numbers : of each job among all that the files hold, those left out too; 0 is the first.
+    notes : what a user should be told: which keys were ignored, how many jobs left out and why.
+    """
+
+    jobs: list[Job]
+    numbers: list[int]
+    notes: tuple[str, ...]
+
+
+def read_traces(path: str | os.PathLike[str], on_bad_job: str = "error") -> list[Job]:
+    """The jobs of a JSON lines file, or of those in a folder and its sub-folders, in their order.
+
+    In a folder these are all files named ``*.jsonl`` or ``*.jsonl.gz`` (in upper case too) in the
+    order of their paths, but none whose name begins with a dot. ``~`` is the home folder. Files
+    may be compressed by gzip, whatever their names. The stages of a job are numbered in file
+    order, whatever their ids.
+
+    Parameters
+    ----------
+    path : file or folder.
+    on_bad_job : "error", or "skip" to leave out jobs that are malformed.
 
     Raises
     ------
     FileNotFoundError
         if there is no such file or folder.
     TraceError
-        if a folder has no ``*.jsonl`` file, a file has no job, a line is malformed or its job
-        breaks a rule of :class:`~llmsched_gym.workload.job.Job`, or two jobs of an application
-        share a ``job_id``.
+        if a folder has no such file, what is named is a pipe or a device, a file is damaged or has
+        no job, a line is malformed or its job breaks a rule of
+        :class:`~llmsched_gym.workload.job.Job`, or two jobs of an application share a ``job_id``.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.glob("*.jsonl") if file.is_file())
-        if not files:
-            raise TraceError(f"{path}: no *.jsonl file in this folder")
-    jobs: list[Job] = []
-    places: dict[tuple[str, str], str] = {}
-    for file in files:
-        before = len(jobs)
-        for number, line in _lines(file):
-            place = f"{file}:{number}"
-            try:
-                job = _job(_parse(line))
-            except (_FieldError, InvalidJob) as error:
-                raise TraceError(f"{place}: {error}") from None
-            first = places.setdefault((job.application, job.job_id), place)
-            if first != place:
-                raise TraceError(
-                    f"{place}: job_id: {job.job_id!r} of {job.application!r} is already at {first}"
-                )
-            jobs.append(job)
-        if len(jobs) == before:
-            raise TraceError(f"{file}:1: no job: the file is empty")
-    return jobs
+    return load_traces(path, on_bad_job).jobs
 
 
-def write_traces(path: str | Path, jobs: Iterable[Job]) -> None:
+def load_traces(path: str | os.PathLike[str], on_bad_job: str = "error") -> Traces:
+    """Like :func:`read_traces`, with notes on ignored keys and on jobs that were left out."""
+    if on_bad_job not in ON_BAD_JOB:
+        raise ValueError(f"on_bad_job: unknown {on_bad_job!r}, choose from {', '.join(ON_BAD_JOB)}")
+    path = given_path("path", path)
+    reading = _Reading(skip=on_bad_job == "skip")
+    for file in _files(path):
+        reading.read(file)
+    if not reading.jobs:
+        raise TraceError(f"{path}: no job is left: {reading.notes()[-1]}")
+    return Traces(reading.jobs, reading.numbers, reading.notes())
+
+
+def write_traces(path: str | os.PathLike[str], jobs: Iterable[Job]) -> None:
     """Write jobs to a JSON lines file, from which :func:`read_traces` makes equal jobs.
 
     The file appears whole or not at all.
@@ -92,7 +115,7 @@ def write_traces(path: str | Path, jobs: Iterable[Job]) -> None:
     FileNotFoundError
         if the folder to write to does not exist.
     """
-    path = Path(path)
+    path = given_path("path", path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder")
     records: dict[tuple[str, str], str] = {}
@@ -107,12 +130,113 @@ def write_traces(path: str | Path, jobs: Iterable[Job]) -> None:
         part.write_text("".join(f"{line}\n" for line in records.values()), encoding="ascii")
 
 
+@dataclass
+class _Reading:
+    """What has been read so far."""
+
+    skip: bool
+    found: int = 0
+    jobs: list[Job] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    places: dict[tuple[str, str], str] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)  # keys
+    reasons: dict[str, list[str]] = field(default_factory=dict)  # and the places of bad jobs
+
+    def read(self, file: Path) -> None:
+        """The jobs of one file, whose last line may lack its end."""
+        before = self.found
+        for number, line in _lines(file):
+            place = f"{printable(file)}:{number}"
+            try:
+                self._add(_job(_parse(line), place, self.ignored))
+            except (_FieldError, InvalidJob) as error:
+                if not self.skip:
+                    raise TraceError(f"{place}: {error} (see {FORMAT})") from None
+                reason = re.sub(r"\[\d+\]", "[]", str(error))
+                self.reasons.setdefault(reason, []).append(place)
+            self.found += 1
+        if self.found == before:
+            raise TraceError(f"{file}:1: no job: the file is empty (see {FORMAT})")
+
+    def _add(self, job: Job) -> None:
+        first = self.places.setdefault((job.application, job.job_id), job.source)
+        if first != job.source:
+            raise _FieldError(
+                f"job_id: {job.job_id!r} of {job.application!r} is already at {first}"
+            )
+        self.jobs.append(job)
+        self.numbers.append(self.found)
+
+    def notes(self) -> tuple[str, ...]:
+        notes = []
+        if self.ignored:
+            keys = sorted(self.ignored)
+            more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+            notes.append(f"traces: ignored keys {', '.join(keys[:SHOWN])}{more} ({FORMAT})")
+        if self.reasons:
+            count = sum(map(len, self.reasons.values()))
+            notes.append(f"traces: {count} jobs left out: {_listed(self.reasons)}")
+        return tuple(notes)
+
+
+def _listed(reasons: dict[str, list[str]]) -> str:
+    """The most frequent reasons, each with its number and first place."""
+    frequent = sorted(reasons.items(), key=lambda pair: -len(pair[1]))
+    told = [f"{len(places)} x {why} (first {places[0]})" for why, places in frequent[:SHOWN]]
+    if len(frequent) > SHOWN:
+        told.append(f"{len(frequent) - SHOWN} more reasons")
+    return "; ".join(told)
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or those of a folder, in the order of their paths."""
+    try:
+        kind = other_than_file(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file or folder") from None
+    if kind != "a folder":
+        _check_file(path, kind)
+        return [path]
+    files: list[Path] = []
+    for folder, folders, names in os.walk(path, onerror=_raise):
+        folders[:] = (name for name in folders if not name.startswith("."))
+        files += [Path(folder, name) for name in names if _is_trace(name)]
+    if not files:
+        raise TraceError(f"{path}: no *.jsonl file in this folder (see {FORMAT})")
+    files.sort()
+    for file in files:
+        _check_file(file, other_than_file(file))
+    return files
+
+
+def _is_trace(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
+
+
+def _check_file(file: Path, kind: str | None) -> None:
+    if kind:
+        raise TraceError(f"{file}: {kind}, not a file (see {FORMAT})")
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, numbered from 1."""
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                yield number, line
+    """Lines that are not blank, numbered from 1; what is compressed by gzip is unpacked."""
+    number = 0
+    with file.open("rb") as raw:
+        packed = raw.peek(2)[:2] == b"\x1f\x8b"
+        stream = gzip.GzipFile(fileobj=raw) if packed else raw
+        try:
+            while line := stream.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(line) > LONGEST_LINE:
+                    raise TraceError(f"{file}:{number}: longer than {LONGEST_LINE} bytes")
+                if line.strip():
+                    yield number, line
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise TraceError(f"{file}:{number + 1}: gzip: damaged file: {error}") from None
 
 
 def _parse(line: bytes) -> object:
@@ -143,36 +267,61 @@ def _not_finite(text: str) -> float:
     raise _FieldError(f"JSON: {text} is no number")
 
 
-def _job(value: object) -> Job:
+def _job(value: object, source: str, ignored: Counter[str]) -> Job:
     record = _keys(value, "", {"app", "job_id", "stages"})
     rows = _typed(record["stages"], list, "stages")
-    index_of: dict[int, int] = {}
+    index_of: dict[Id, int] = {}
     for index, row in enumerate(rows):
         where = f"stages[{index}]"
-        _keys(row, where, STAGE_KEYS, optional={"resource"})
-        number = _typed(row["id"], int, f"{where}.id")
-        if number in index_of:
-            raise _FieldError(f"{where}.id: {number} is also the id of stages[{index_of[number]}]")
-        index_of[number] = index
-    return Job(
+        _keys(row, where, STAGE_KEYS)
+        name = _id(row["id"], f"{where}.id")
+        if name in index_of:
+            raise _FieldError(
+                f"{where}.id: {_shown(name)} is also the id of stages[{index_of[name]}]"
+            )
+        index_of[name] = index
+    arrival_s = record.get("arrival_s")
+    job = Job(
         application=_typed(record["app"], str, "app"),
-        job_id=_typed(record["job_id"], str, "job_id"),
+        job_id=str(_id(record["job_id"], "job_id")),
         stages=tuple(_stage(row, f"stages[{i}]", index_of) for i, row in enumerate(rows)),
+        arrival_s=None if arrival_s is None else _number(arrival_s, "arrival_s"),
+        source=source,
     )
+    ignored.update(_unknown_keys(record))
+    return job
 
 
-def _stage(row: dict[str, Any], where: str, index_of: dict[int, int]) -> Stage:
-    def index(number: object, field: str) -> int:
-        identifier = _typed(number, int, f"{where}.{field}")
-        if identifier not in index_of:
-            raise _FieldError(f"{where}.{field}: no stage has id {identifier}")
-        return index_of[identifier]
+def _unknown_keys(record: dict[str, Any]) -> Iterator[str]:
+    """The keys of a valid job that say nothing to us, each with the kind of object it is in."""
+    for key in record.keys() - {"app", "job_id", "stages", "arrival_s"}:
+        yield f"job.{_named(key)}"
+    for row in record["stages"]:
+        for key in row.keys() - STAGE_KEYS - {"resource"}:
+            yield f"stage.{_named(key)}"
+        known = {"prompt_tokens", "output_tokens"} if row["kind"] == "llm" else {"duration_s"}
+        for task in row["tasks"]:
+            for key in task.keys() - known:
+                yield f"task.{_named(key)}"
+
+
+def _named(key: str) -> str:
+    return key if key.isascii() and key.isprintable() and len(key) <= 40 else _shown(key)
+
+
+def _stage(row: dict[str, Any], where: str, index_of: dict[Id, int]) -> Stage:
+    def index(value: object, field: str) -> int:
+        name = _id(value, f"{where}.{field}")
+        if name not in index_of:
+            raise _FieldError(f"{where}.{field}: no stage has id {_shown(name)}")
+        return index_of[name]
 
     kind = _typed(row["kind"], str, f"{where}.kind")
     if kind not in KINDS:
         raise _FieldError(f"{where}.kind: {_shown(kind)} is neither llm nor regular")
     tasks = _typed(row["tasks"], list, f"{where}.tasks")
     parents = _typed(row["parents"], list, f"{where}.parents")
+    resource = row.get("resource")
     return Stage(
         name=_typed(row["name"], str, f"{where}.name"),
         kind=KINDS[kind],
@@ -183,7 +332,7 @@ def _stage(row: dict[str, Any], where: str, index_of: dict[int, int]) -> Stage:
         revealed_by=None
         if row["revealed_by"] is None
         else index(row["revealed_by"], "revealed_by"),
-        resource=_typed(row["resource"], str, f"{where}.resource") if "resource" in row else None,
+        resource=None if resource is None else _typed(resource, str, f"{where}.resource"),
     )
 
 
@@ -195,24 +344,14 @@ def _task(value: object, where: str, kind: Kind) -> Task:
             output_tokens=_typed(record["output_tokens"], int, f"{where}.output_tokens"),
         )
     record = _keys(value, where, {"duration_s"})
-    duration_s = record["duration_s"]
-    if not isinstance(duration_s, int | float) or isinstance(duration_s, bool):
-        raise _FieldError(f"{where}.duration_s: expected a number, got {_shown(duration_s)}")
-    try:
-        return RegularTask(float(duration_s))
-    except OverflowError:
-        raise _FieldError(f"{where}.duration_s: not a time in seconds") from None
+    return RegularTask(_number(record["duration_s"], f"{where}.duration_s"))
 
 
-def _keys(
-    value: object, where: str, required: Set[str], optional: Set[str] = frozenset()
-) -> dict[str, Any]:
-    """The value, checked to be an object with these keys and no others."""
+def _keys(value: object, where: str, required: Set[str]) -> dict[str, Any]:
+    """The value, checked to be an object with these keys."""
     record = _typed(value, dict, where or "job")
     for key in sorted(required - record.keys()):
         raise _FieldError(f"{where}.{key}: missing" if where else f"{key}: missing")
-    for key in sorted(record.keys() - required - optional):
-        raise _FieldError(f"{where or 'job'}: unknown key {_shown(key)}")
     return record
 
 
@@ -223,15 +362,36 @@ def _typed(value: Any, expected: type[T], where: str) -> T:
     return value
 
 
+def _id(value: object, where: str) -> Id:
+    """The value, checked to be what jobs and stages may be called by."""
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise _FieldError(f"{where}: expected text or a whole number, got {_shown(value)}")
+    return value
+
+
+def _number(value: object, where: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise _FieldError(f"{where}: expected a number, got {_shown(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise _FieldError(f"{where}: not a time in seconds") from None
+
+
 def _shown(value: object) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "deeply nested brackets"
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _record(job: Job) -> dict[str, Any]:
+    arrival = {} if job.arrival_s is None else {"arrival_s": float(job.arrival_s)}
     return {
         "app": job.application,
         "job_id": job.job_id,
+        **arrival,
         "stages": [_stage_record(index, stage) for index, stage in enumerate(job.stages)],
     }
 

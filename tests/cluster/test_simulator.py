@@ -95,8 +95,11 @@ def episodes(draw: st.DrawFn) -> Episode:
     indices = draw(st.lists(st.integers(0, len(bank) - 1), min_size=count, max_size=count))
     eighths = draw(st.lists(st.integers(0, 16), min_size=count, max_size=count))
     arrival_s = np.sort(eighths) / 8 * draw(st.sampled_from([0.0, 1.0, 0.37, 0.07]))
+    if limit := draw(st.sampled_from([0, 0, 0, 1, 3, 16])):  # then some write more than that
+        bank = replace(bank, output_limit=np.full_like(bank.output_limit, limit))
     need = int(bank.prompt_tokens.max() + bank.output_limit.max())
-    capacity = draw(st.sampled_from([need, need + need // 2, 2 * need, 10**6]))
+    longest = int((bank.prompt_tokens + bank.output_tokens).max())
+    capacity = draw(st.sampled_from([longest, max(need, longest), need + longest, 10**6]))
     cluster = Cluster(
         "drawn",
         draw(latencies(capacity)),

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmsched_gym.cluster.limits import TaskTooLarge, check_fits
 from llmsched_gym.cluster.preset import Cluster, load_cluster
-from llmsched_gym.cluster.state import ClusterState, TaskTooLarge, check_fits, copy_state, new_state
+from llmsched_gym.cluster.state import ClusterState, copy_state, new_state
 from llmsched_gym.cluster.ticks import NEVER, TICKS_PER_SECOND
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
@@ -138,12 +139,11 @@ def test_tasks_too_large_for_an_engine_are_refused() -> None:
     fits = JobBank.from_jobs([one_job(LLMTask(60, 40)), one_job(RegularTask(1.0))])
     small = replace(CLUSTER, latency=replace(CLUSTER.latency, kv_capacity_tokens=100))
     check_fits(fits, small)
-    # the longest prompt and the longest output need not belong to one task
-    jobs = [one_job(LLMTask(60, 40)), one_job(LLMTask(61, 1)), one_job(LLMTask(1, 1))]
+    jobs = [one_job(LLMTask(60, 40)), one_job(LLMTask(61, 40)), one_job(LLMTask(1, 1))]
     too_large = JobBank.from_jobs([replace(job, application="big") for job in jobs])
     message = (
-        "application big: a prompt of 61 tokens and up to 40 output tokens exceed the KV capacity "
-        "of cluster a100_llama2_7b, 100 tokens"
+        "application big: a prompt of 61 tokens and 40 output tokens of job job exceed the KV "
+        "capacity of cluster a100_llama2_7b, 100 tokens; on_bad_job=skip leaves such jobs out"
     )
     with pytest.raises(TaskTooLarge) as error:
         check_fits(too_large, small)
@@ -155,13 +155,32 @@ def test_tasks_too_large_for_an_engine_are_refused() -> None:
     new_state(too_large, [0, 2], [0.0, 0.0], small, canonical)  # those of the episode fit
 
 
+def test_beside_a_long_prompt_less_is_set_aside_for_the_output() -> None:
+    """The longest prompt and the longest output need not belong to one task."""
+    small = replace(CLUSTER, latency=replace(CLUSTER.latency, kv_capacity_tokens=100))
+    jobs = [
+        one_job(LLMTask(60, 40)),
+        one_job(LLMTask(61, 1), LLMTask(1, 50)),
+        one_job(LLMTask(1, 1)),
+    ]
+    bank = JobBank.from_jobs(jobs)
+    assert bank.output_limit == [50]
+    check_fits(bank, small)
+    state = new_state(bank, [0, 1, 2], [0.0] * 3, small, np.full(3, -1))
+    assert state.stages["output_limit"].tolist() == [40, 39, 50]
+    assert state.clock["largest_need"] == 100
+
+
 @pytest.mark.parametrize(
-    "tasks", [[RegularTask(5e6)], [LLMTask(10, 10**5)], [RegularTask(1e6)] * 6]
+    "tasks", [[RegularTask(4e6), RegularTask(1e6)], [LLMTask(10, 10**5)], [RegularTask(1e6)] * 6]
 )
 def test_jobs_that_outlast_the_clock_are_refused(tasks: list[LLMTask | RegularTask]) -> None:
     slow = Cluster("slow", replace(CLUSTER.latency, a=60_000.0))  # a token a minute
     fits = [one_job(LLMTask(10, 1000)), one_job(*[RegularTask(1e6)] * 3)]
     check_fits(JobBank.from_jobs(fits), slow)
-    message = r"application app: the tasks of job job may take [56].*e\+06 s in all, .* 4e\+06 s$"
+    message = (
+        r"^application app: the tasks of job job may take [56].*e\+06 s in all, .* 4e\+06 s; "
+        r"on_bad_job=skip leaves such jobs out$"
+    )
     with pytest.raises(TaskTooLarge, match=message):
         check_fits(JobBank.from_jobs([*fits, one_job(*tasks)]), slow)

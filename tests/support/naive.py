@@ -81,7 +81,9 @@ class NaiveCluster:
         self.engines = [Engine() for _ in range(engines)]
         self.executors: list[Run | None] = [None] * executors
         self.runs = {
-            (j, s): [Run(j, s, task, limits[job.application]) for task in stage.tasks]
+            (j, s): [
+                Run(j, s, task, self.room(stage, limits[job.application])) for task in stage.tasks
+            ]
             for j, job in enumerate(jobs)
             for s, stage in enumerate(job.stages)
         }
@@ -89,6 +91,11 @@ class NaiveCluster:
         self.job_ticks = 0  # time integral of the number of jobs in the system
         self.completion: list[int | None] = [None] * len(jobs)
         self.changes: dict[int, int] = {}  # per job the most of these, in order of occurrence
+
+    def room(self, stage: Stage, limit: int) -> int:
+        """The output limit of a stage: that of its application, or what long prompts leave."""
+        prompts = [task.prompt_tokens for task in stage.tasks if isinstance(task, LLMTask)]
+        return min(limit, self.latency.kv_capacity_tokens - max(prompts, default=0))
 
     # --- what is known ---
 

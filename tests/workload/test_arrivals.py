@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmsched_gym.workload.arrivals import Arrivals, Burst, Poisson, Recorded
 
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 PROCESSES: list[Arrivals] = [Poisson(), Burst(), Recorded([0.0, 1.0, 1.0, 5.0])]
 
 
@@ -96,7 +99,7 @@ def test_record_has_the_rate_and_keeps_the_rhythm(seed: int, count: int, rate: f
     assert any(np.allclose(ratio, ratio[0]) for ratio in ratios)
 
 
-@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf"), 1e-320, 1e300])
 @pytest.mark.parametrize("process", [Poisson(), Recorded([0.0, 1.0])])
 def test_rate_is_positive_and_finite(process: Arrivals, rate: float) -> None:
     with pytest.raises(ValueError, match=r"rate: .* is not a positive number"):
@@ -113,6 +116,8 @@ def test_rate_is_positive_and_finite(process: Arrivals, rate: float) -> None:
         ([1.0, 3.0, 2.0], "number 3 is out of order"),
         ([float("nan"), 1.0], "one is not finite"),
         ([1.0, float("inf")], "one is not finite"),
+        ([-1e308, 1e308], "one is beyond 1e\\+20 s"),
+        ([0.0, 5e-324], "all are equal"),
     ],
 )
 def test_bad_timestamps_are_refused(timestamps: list[float], message: str) -> None:
@@ -158,6 +163,8 @@ def test_a_named_column(tmp_path: Path) -> None:
         ("time\n3\nnan\n", None, "3: 'nan' is not finite"),
         ("nan\n3\n4\n", None, "1: 'nan' is not finite"),
         ("3\ninf\n", None, "2: 'inf' is not finite"),
+        ("-1e308\n1e308\n", None, "1: '-1e308' is beyond 1e+20 s"),
+        ("0\n1e-300\n", None, "2: timestamps: all are equal"),
         ("3\n5\n4\n", None, "3: '4' is earlier than the row before it"),
         ("2023-01-02\n2023-01-01\n", None, "2: '2023-01-01' is earlier"),
         ("2023-01-02\n2023-01-32\n", None, "2: '2023-01-32' is not a timestamp"),
@@ -187,3 +194,89 @@ def test_measured_arrivals_stay_bursty(shared: Path) -> None:
     gaps = np.diff(recorded.draw(np.random.default_rng(0), 8000, 2.0))
     assert gaps.mean() == pytest.approx(0.5)
     assert gaps.std() / gaps.mean() > 10  # of a Poisson process: 1
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, [0]), (4, [0, 0.6, 0.6, 3]), (2, [0, 1])])
+def test_in_order_a_record_starts_at_its_first_timestamp(count: int, expected: list[float]) -> None:
+    times = Recorded([100.0, 101.0, 101.0, 105.0]).in_order(count, 1.0)
+    np.testing.assert_allclose(times, expected, rtol=1e-12)
+
+
+def test_timestamps_by_number_go_on_after_the_last() -> None:
+    recorded = Recorded([100.0, 101.0, 101.0, 105.0])
+    later = 105 + 5 / 3
+    np.testing.assert_allclose(recorded.at([0, 3, 4, 5]), [100, 105, later, later + 1])
+
+
+def test_timestamps_that_are_too_close_to_be_stretched() -> None:
+    recorded = Recorded([0.0, 1e-200, 1.0])
+    for seed in range(5):
+        assert np.isfinite(recorded.draw(np.random.default_rng(seed), 2, 1e-12)).all()
+
+
+def test_only_bursts_have_no_rate() -> None:
+    processes: list[Any] = [*PROCESSES]
+    assert [process.has_rate for process in processes] == [True, False, True]
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    for path, what in (
+        (pipe, "a pipe"),
+        (tmp_path, "a folder"),
+        (Path("/dev/zero"), "a device"),
+    ):
+        with pytest.raises(ValueError, match=f"{path}: {what}, not a CSV file"):
+            Recorded.from_csv(path)
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    saved(tmp_path, "0\n1\n")
+    assert len(Recorded.from_csv("~/arrivals.csv")) == 2
+
+
+cells = st.sampled_from(
+    ["t", "0", "1", "1e308", "-inf", "nan", "2023-11-16 18:17:03", "", '"', "9" * 400]
+)
+rows = st.lists(
+    st.lists(cells | st.text(max_size=6) | st.floats().map(str), max_size=3), max_size=8
+)
+tables = rows.map(
+    lambda lines: "\n".join(",".join(row) for row in lines).encode("utf-8", "replace")
+)
+ascending = st.lists(st.floats(-1e21, 1e21), min_size=2, max_size=9).map(
+    lambda times: "\n".join(map(str, sorted(times))).encode()
+)
+
+
+def check_that_a_csv_is_refused_or_can_be_drawn_from(folder: Path, content: bytes) -> None:
+    file = saved(folder, content)
+    for column in (None, "t"):
+        try:
+            recorded = Recorded.from_csv(file, column)
+        except ValueError as error:
+            assert str(error).startswith(f"{file}:")  # noqa: PT017
+            continue
+        for count, rate in ((1, 1.0), (7, 1e-6), (30, 1e6)):
+            for times in (
+                recorded.draw(np.random.default_rng(0), count, rate),
+                recorded.in_order(count, rate),
+            ):
+                assert np.isfinite(times).all()
+                assert times[0] == 0
+                assert (np.diff(times) >= 0).all()
+
+
+@same_folder
+@given(st.binary(max_size=60) | tables | ascending)
+def test_any_csv_is_refused_or_can_be_drawn_from(tmp_path: Path, content: bytes) -> None:
+    check_that_a_csv_is_refused_or_can_be_drawn_from(tmp_path, content)
+
+
+@pytest.mark.slow
+@settings(same_folder, max_examples=2500)
+@given(st.binary(max_size=60) | tables | ascending)
+def test_any_csv_is_refused_or_can_be_drawn_from_often(tmp_path: Path, content: bytes) -> None:
+    check_that_a_csv_is_refused_or_can_be_drawn_from(tmp_path, content)

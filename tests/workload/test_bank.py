@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_gym.workload.bank import JobBank
+from llmsched_gym.workload.bank import JobBank, limits_from_past
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
 from support.strategies import banks, job_lists, jobs, llm, tool
 
@@ -119,3 +119,23 @@ def test_one_job_makes_a_bank(job: Job) -> None:
 def test_no_job_makes_no_bank() -> None:
     with pytest.raises(ValueError, match="at least one job"):
         JobBank.from_jobs([])
+
+
+def of_output(application: str, tokens: int) -> Job:
+    return Job(application, f"{tokens}", (Stage("x", Kind.LLM, (), (LLMTask(1, tokens),)),))
+
+
+def test_past_jobs_tell_the_output_limits_and_the_jobs_themselves_do_not() -> None:
+    past = [of_output("a", 3), of_output("a", 1025), of_output("b", 1024), of_output("c", 5)]
+    past.append(Job("tools", "t", (tool(),)))
+    jobs = [of_output(name, 77) for name in ("a", "b", "c", "new")]
+    jobs.append(Job("tools", "u", (tool(),)))
+    bank = limits_from_past(JobBank.from_jobs(jobs), JobBank.from_jobs(past))
+    limits = dict(zip(bank.applications, bank.output_limit.tolist(), strict=True))
+    assert limits == {"a": 2048, "b": 1024, "c": 16, "new": 2048, "tools": 2048}
+    longer = [replace(of_output(name, 9999), job_id="77") for name in ("a", "b", "c", "new")]
+    other = limits_from_past(JobBank.from_jobs([*longer, jobs[-1]]), JobBank.from_jobs(past))
+    np.testing.assert_array_equal(bank.output_limit, other.output_limit)
+    assert limits_from_past(bank, JobBank.from_jobs(past)) is bank
+    none = limits_from_past(bank, JobBank.from_jobs([past[-1]]))
+    assert set(none.output_limit.tolist()) == {16}

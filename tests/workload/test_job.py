@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import (
+    MAX_STAGES,
     MAX_TOKENS,
     InvalidJob,
     Job,
@@ -45,6 +48,26 @@ def with_task(task: Task, kind: Kind = Kind.LLM) -> tuple[Stage, ...]:
         (with_task(RegularTask(-1.0), Kind.REGULAR), r"tasks\[0\].duration_s: -1.0 is not a time"),
         (with_task(RegularTask(float("nan")), Kind.REGULAR), "duration_s: nan is not a time"),
         (with_task(RegularTask(float("inf")), Kind.REGULAR), "duration_s: inf is not a time"),
+        (with_task(RegularTask(4.1e6), Kind.REGULAR), "duration_s: 4100000.0 is not a time in sec"),
+        (with_task(RegularTask(True), Kind.REGULAR), "duration_s: True is not a time in seconds"),
+        (with_task(RegularTask("1"), Kind.REGULAR), "duration_s: '1' is not a time"),  # type: ignore[arg-type]
+        (with_task(RegularTask(None), Kind.REGULAR), "duration_s: None is not a time"),  # type: ignore[arg-type]
+        (with_task(RegularTask(10**5000), Kind.REGULAR), "duration_s: a number of thousands of di"),
+        (with_task(LLMTask(10**5000, 1)), "prompt_tokens: a number of thousands of digits is not"),
+        (with_task(LLMTask(np.bool_(True), 1)), "prompt_tokens: .*True.* is not a whole number"),  # type: ignore[arg-type]
+        (with_task(LLMTask("5", 1)), "prompt_tokens: '5' is not a whole number"),  # type: ignore[arg-type]
+        (with_task(LLMTask(1, None)), "output_tokens: None is not a whole number"),  # type: ignore[arg-type]
+        (with_task((5, 5)), r"tasks\[0\]: \(5, 5\) is neither an LLMTask nor"),  # type: ignore[arg-type]
+        (({"name": "x"},), r"stages\[0\]: \{'name': 'x'\} is not a Stage"),
+        ((Stage("x", "llm", (), (LLMTask(1, 1),)),), r"stages\[0\].kind: 'llm' is neither"),  # type: ignore[arg-type]
+        ((Stage("x", True, (), (RegularTask(1),)),), r"stages\[0\].kind: True is neither"),  # type: ignore[arg-type]
+        ((llm(5),), r"stages\[0\].name: 5 is not text"),  # type: ignore[arg-type]
+        ((llm("\x1b[31m"),), r"stages\[0\].name: '\\x1b\[31m' has characters that cannot be pri"),
+        ((llm("\ud800"),), r"stages\[0\].name: '\\ud800' has characters that cannot be printed"),
+        ((llm("a" * 256),), r"stages\[0\].name: 'aaaaaaaaaaaaaaaaaaaa'... is longer than 255"),
+        ((llm(), llm(parents=(True,))), r"stages\[1\].parents: stages\[True\] does not exist"),
+        ((llm(), llm(parents=("0",))), r"stages\[1\].parents: stages\['0'\] does not exist"),  # type: ignore[arg-type]
+        ((llm(), llm(parents=(0,), revealed_by=0.0)), r"revealed_by: stages\[0.0\] does not"),  # type: ignore[arg-type]
         ((llm(parents=(1,)),), r"stages\[0\].parents: stages\[1\] does not exist"),
         ((llm(parents=(-1,)),), r"stages\[0\].parents: stages\[-1\] does not exist"),
         ((llm(), llm(parents=(0, 0))), r"stages\[1\].parents: names stages\[0\] twice"),
@@ -64,13 +87,54 @@ def test_invalid_jobs_are_refused_by_stage_and_field(
 
 @pytest.mark.parametrize("field", ["application", "job_id"])
 def test_names_of_jobs_are_not_empty(field: str) -> None:
-    names = {"application": "app", "job_id": "job", field: ""}
+    names: dict[str, Any] = {"application": "app", "job_id": "job", field: ""}
     with pytest.raises(InvalidJob, match=f"^{field}: empty name"):
         Job(**names, stages=(llm(),))
 
 
-def test_numpy_integers_are_whole_numbers() -> None:
-    assert Job("app", "job", with_task(LLMTask(np.int64(3), np.int64(4))))  # type: ignore[arg-type]
+@pytest.mark.parametrize("field", ["application", "job_id"])
+@pytest.mark.parametrize(
+    "name", ["a\tb", "\x00", "\x7f", "\x9b2J", "\u2028", "\udfff", "a" * 256, 3, None]
+)
+def test_names_of_jobs_can_be_printed(field: str, name: Any) -> None:
+    names = {"application": "app", "job_id": "job", field: name}
+    with pytest.raises(InvalidJob, match=f"^{field}: ") as error:
+        Job(**names, stages=(llm(),))
+    assert str(error.value).isprintable()
+    assert Job("日本語 🙂 é", "$_$ #1", (llm("=~!"),))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    stages = (
+        Stage("call", Kind.LLM, (), (LLMTask(np.int64(3), np.uint8(4)),)),  # type: ignore[arg-type]
+        Stage("tool", Kind.REGULAR, (np.int64(0),), (RegularTask(np.float32(0.5)),), np.int8(0)),  # type: ignore[arg-type]
+    )
+    bank = JobBank.from_jobs([Job("app", "job", stages, arrival_s=np.float64(2.0))])
+    assert bank.job(0).stages[0].tasks == (LLMTask(3, 4),)
+    assert bank.job(0).stages[1].tasks == (RegularTask(0.5),)
+
+
+@pytest.mark.parametrize("arrival_s", ["1", True, float("nan"), float("inf"), -2e20, 10**400])
+def test_arrivals_are_times(arrival_s: Any) -> None:
+    with pytest.raises(InvalidJob, match=r"^arrival_s: .* is not a time in seconds$"):
+        Job("app", "job", (llm(),), arrival_s)
+
+
+def chain(length: int, revealed: bool) -> tuple[Stage, ...]:
+    return tuple(
+        llm("step", (k - 1,) if k else (), k - 1 if k and revealed else None) for k in range(length)
+    )
+
+
+@pytest.mark.parametrize("revealed", [False, True])
+def test_long_chains_are_packed_in_seconds_and_longer_ones_refused(revealed: bool) -> None:
+    begin = time.perf_counter()
+    bank = JobBank.from_jobs([Job("app", "job", chain(3000, revealed))])
+    assert len(bank.stage_name) == 3000
+    assert bank.job(0).stages[-1].name == "step"
+    with pytest.raises(InvalidJob, match=f"^stages: 4001 are more than the {MAX_STAGES} that a jo"):
+        Job("app", "job", chain(4001, revealed))
+    assert time.perf_counter() - begin < 30
 
 
 def test_order_takes_the_lowest_free_index_first() -> None:

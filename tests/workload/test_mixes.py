@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,23 @@ import pytest
 from llmsched_gym.workload.applications import APPLICATIONS, CLASSES
 from llmsched_gym.workload.arrivals import Burst, Poisson, Recorded
 from llmsched_gym.workload.bank import JobBank
-from llmsched_gym.workload.job import Job
+from llmsched_gym.workload.job import (
+    MAX_DURATION_S,
+    MAX_STAGES,
+    MAX_TOKENS,
+    Job,
+    Kind,
+    LLMTask,
+    Stage,
+)
 from llmsched_gym.workload.mixes import WORKLOADS, Workload, arrival_rate, make_workload
-from llmsched_gym.workload.traces import TraceError, read_traces, write_traces
+from llmsched_gym.workload.traces import TraceError, load_traces, read_traces, write_traces
 from support.strategies import llm, tool
 
+KNOWN_KEYS = (
+    "app job_id arrival_s stages id name kind parents tasks revealed_by resource prompt_tokens "
+    "output_tokens duration_s"
+).split()
 GENERATED = [name for name in WORKLOADS if name != "traces"]
 
 
@@ -207,6 +222,32 @@ def test_traces_of_some_applications(traces: Path) -> None:
         ({"name": "mixed", "training": True}, "training: only workload=traces takes it"),
         ({"name": "mixed", "replay": True}, "replay: only workload=traces takes it"),
         ({"name": "mixed", "jobs_per_application": 0}, "jobs_per_application: 0 is below 1"),
+        (
+            {"name": "mixed", "jobs_per_application": 10**9},
+            "jobs_per_application: 1000000000 is not",
+        ),
+        (
+            {"name": "mixed", "jobs_per_application": 2.5},
+            "jobs_per_application: 2.5 is not a whole",
+        ),
+        (
+            {"name": "mixed", "jobs_per_application": True},
+            "jobs_per_application: True is not a who",
+        ),
+        (
+            {"name": "mixed", "jobs_per_application": "9"},
+            "jobs_per_application: '9' is not a whole",
+        ),
+        (
+            {"name": "mixed", "on_bad_job": "ignore"},
+            "on_bad_job: unknown 'ignore', choose from err",
+        ),
+        ({"name": "mixed", "arrivals": 5}, "arrivals: 5 is neither a name nor has it draw"),
+        ({"name": "mixed", "path": Path("x")}, "path: only workload=traces takes it, not mixed"),
+        ({"name": 5}, "workload: 5 is neither a name nor a path nor a Workload"),
+        ({"name": None}, "workload: None is neither a name nor a path nor a Workload"),
+        ({"name": Path("a.jsonl"), "path": "b.jsonl"}, "path: given twice, as 'a.jsonl' too"),
+        ({"name": "traces", "path": 5}, "path: 5 is not a path"),
         ({"name": "traces"}, "path: workload=traces needs"),
     ],
 )
@@ -307,3 +348,185 @@ def test_real_traces_make_a_workload(shared: Path) -> None:
     workload = make_workload("traces", path=shared / "traces", applications=["factool_kbqa"])
     assert len(workload.bank) + len(workload.past) == 186
     assert 0.6 < len(workload.past) / 186 < 0.8
+
+
+# --- Traces as people have them -------------------------------------------------------------------
+
+
+def test_a_path_stands_for_traces(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(traces.parent)
+    monkeypatch.setenv("HOME", str(traces.parent))
+    expected = make_workload("traces", path=traces)
+    for path in (traces, str(traces), "traces/", "~/traces", Path("~/traces"), Path("traces")):
+        workload = make_workload(path)
+        assert workload.name == "traces"
+        assert workload.bank.jobs() == expected.bank.jobs()
+    (traces.parent / "folder").mkdir()
+    for path, error in (("folder", TraceError), ("no.jsonl", FileNotFoundError), ("a/b", OSError)):
+        with pytest.raises(error):
+            make_workload(path)
+
+
+def at(number: int, arrival_s: float | None = None) -> Job:
+    task = LLMTask(10 + number, 5)
+    return Job("chat", str(number), (Stage("x", Kind.LLM, (), (task,)),), arrival_s)
+
+
+def played(workload: Workload, count: int, rate: float, seed: int = 0) -> tuple[list[int], Any]:
+    """Numbers of the jobs, and when they arrive."""
+    picked, arrival_s = workload.draw(np.random.default_rng(seed), count, rate)
+    return [int(workload.bank.job_ids[index]) for index in picked], arrival_s
+
+
+@pytest.fixture
+def past(tmp_path: Path) -> Path:
+    file = tmp_path / "past.jsonl"
+    write_traces(file, [at(1000 + number) for number in range(30)])
+    return file
+
+
+def test_a_replayed_job_arrives_when_it_did(tmp_path: Path, past: Path) -> None:
+    times = [0.0, 50.0, 3.0, 2.0, 1.0, 50.1]  # not in the order of the file
+    write_traces(tmp_path / "jobs.jsonl", [at(n, 7e9 + time) for n, time in enumerate(times)])
+    options: dict[str, Any] = {"path": tmp_path / "jobs.jsonl", "train_path": past, "replay": True}
+    workload = make_workload("traces", **options)
+    for seed in range(3):
+        numbers, arrival_s = played(workload, 6, 5 / 50.1, seed)
+        assert numbers == [0, 4, 3, 2, 1, 5]
+        np.testing.assert_allclose(arrival_s, sorted(times), atol=1e-5)
+    numbers, arrival_s = played(workload, 8, 7 / (50.1 + 50.1 / 5 + 1))  # from the start again
+    assert numbers == [0, 4, 3, 2, 1, 5, 0, 4]
+    np.testing.assert_allclose(arrival_s[6:], [50.1 + 50.1 / 5, 50.1 + 50.1 / 5 + 1], atol=1e-5)
+    poisson = make_workload("traces", **options, arrivals="poisson")
+    assert played(poisson, 6, 1.0)[0] == list(range(6))
+    assert isinstance(poisson.arrivals, Poisson)
+
+
+def test_without_replay_or_with_a_gap_recorded_arrivals_play_no_part(
+    tmp_path: Path, past: Path
+) -> None:
+    write_traces(tmp_path / "jobs.jsonl", [at(n, n) for n in range(6)])
+    workload = make_workload("traces", path=tmp_path / "jobs.jsonl", train_path=past)
+    assert isinstance(workload.arrivals, Poisson)
+    write_traces(tmp_path / "jobs.jsonl", [at(0), *(at(n, n) for n in range(1, 6))])
+    workload = make_workload("traces", path=tmp_path / "jobs.jsonl", train_path=past, replay=True)
+    assert isinstance(workload.arrivals, Poisson)
+    write_traces(tmp_path / "jobs.jsonl", [at(n, 3.0) for n in range(6)])
+    message = "replay: arrivals of the jobs: timestamps: all are equal; try arrivals=burst"
+    with pytest.raises(ValueError, match=message):
+        make_workload("traces", path=tmp_path / "jobs.jsonl", train_path=past, replay=True)
+
+
+def test_a_replayed_job_arrives_at_its_row_of_a_csv(tmp_path: Path, past: Path) -> None:
+    """Whatever is split off, left out or not chosen: job i of the file goes with time i."""
+    times = np.cumsum(np.arange(1.0, 41.0))
+    jobs = [at(n) for n in range(40)]
+    jobs[5] = replace(jobs[5], application="other")
+    write_traces(tmp_path / "jobs.jsonl", jobs)
+    lines = (tmp_path / "jobs.jsonl").read_text().splitlines()
+    lines[3] = lines[3].replace('"output_tokens":5', '"output_tokens":0')
+    (tmp_path / "jobs.jsonl").write_text("\n".join(lines))
+    (tmp_path / "times.csv").write_text("\n".join(map(str, times)))
+    options: dict[str, Any] = {
+        "path": tmp_path / "jobs.jsonl",
+        "replay": True,
+        "arrivals": "recorded",
+        "arrivals_path": tmp_path / "times.csv",
+        "on_bad_job": "skip",
+        "applications": ["chat"],
+    }
+    for more in ({}, {"train_path": past}):
+        workload = make_workload("traces", **(options | more))
+        count = len(workload.bank)
+        numbers, arrival_s = played(workload, count, 1.0)
+        left = [number for number in range(40) if number not in (3, 5)]
+        assert numbers == (left if more else [number for number in left if number in numbers])
+        expected = times[numbers] - times[numbers[0]]
+        np.testing.assert_allclose(arrival_s, expected * (count - 1) / expected[-1])
+        less = workload.only([1, 4, 6], range(len(workload.past)), "fewer")
+        kept, arrival_s = played(less, 3, 1.0)
+        assert kept == [numbers[index] for index in (1, 4, 6)]
+        expected = times[kept] - times[kept[0]]
+        np.testing.assert_allclose(arrival_s, expected * 2 / expected[-1])
+        assert less.notes[-1] == "fewer"
+
+
+def test_a_workload_by_hand_replays_from_the_first_timestamp() -> None:
+    bank = JobBank.from_jobs([at(n) for n in range(3)])
+    workload = Workload("own", bank, bank, Recorded([0.0, 1.0, 4.0]), replay=True)
+    for seed in range(5):
+        numbers, arrival_s = played(workload, 3, 0.5, seed)
+        assert numbers == [0, 1, 2]
+        np.testing.assert_allclose(arrival_s, [0, 1, 4])
+
+
+def test_a_workload_says_whether_it_has_a_rate() -> None:
+    bank = JobBank.from_jobs([at(0)])
+
+    class Own:
+        def draw(self, rng: np.random.Generator, count: int, rate: float) -> Any:
+            return np.zeros(count)
+
+    arrivals: list[Any] = [Poisson(), Burst(), Own()]
+    rates = [Workload("own", bank, bank, one).has_rate for one in arrivals]
+    assert rates == [True, False, True]
+    with pytest.raises(ValueError, match="on_bad_job: unknown 'drop', choose from error, skip"):
+        Workload("own", bank, bank, Burst(), on_bad_job="drop")
+
+
+def test_notes_tell_what_was_left_out(traces: Path) -> None:
+    file = traces / "chat.jsonl"
+    lines = file.read_text().splitlines()
+    lines[0] = lines[0].replace('"output_tokens":5', '"output_tokens":0')
+    file.write_text("\n".join(line.replace('"app"', '"user":1,"app"') for line in lines))
+    with pytest.raises(
+        TraceError, match=r"chat\.jsonl:1: stages\[0\]\.tasks\[0\]\.output_tokens: 0"
+    ):
+        make_workload("traces", path=traces)
+    notes = make_workload("traces", path=traces, on_bad_job="skip").notes
+    assert notes[1] == "traces: ignored keys job.user (docs/workloads.md, trace format)"
+    assert notes[2].startswith("traces: 1 jobs left out: 1 x stages[].tasks[].output_tokens: 0 is")
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_output_limits_of_a_workload_are_those_of_past_jobs(name: str) -> None:
+    workload = make_workload(name, jobs_per_application=20)
+    limit = workload.bank.output_limit
+    again = replace(workload, bank=workload.bank.select([0, 1, len(workload.bank) - 1]))
+    names = workload.bank.applications
+    assert [limit[names.index(name)] for name in again.bank.applications] == list(
+        again.bank.output_limit
+    )
+    assert replace(workload).bank is workload.bank
+
+
+def test_the_default_limits_hold_nothing_back_on_the_smallest_engine() -> None:
+    """So that no decision depends on how long the evaluated jobs are."""
+    bank = make_workload("mixed").bank
+    need = bank.prompt_tokens + bank.output_limit[bank.job_application[bank.task_job]]
+    assert 8 * need[bank.prompt_tokens > 0].max() < 107_810
+
+
+def test_the_documented_format_is_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "workloads.md").read_text()
+    section = text[text.index("## Trace format") :]
+    (example,) = re.findall(r"```json\n(.*?)```", section, re.DOTALL)[:1]
+    (tmp_path / "jobs.jsonl").write_text(example)
+    jobs, _, notes = load_traces(tmp_path / "jobs.jsonl")
+    assert len(jobs) >= 2
+    assert not notes
+    seen = {key for line in example.splitlines() for key in keys_of(json.loads(line))}
+    for key in KNOWN_KEYS:
+        assert key in seen
+        assert f"`{key}`" in section
+    table = section[: section.index("##", 5)]
+    for number in (f"{MAX_TOKENS:,}", f"{MAX_DURATION_S:,.0f}", f"{MAX_STAGES:,}", "255"):
+        assert number in table
+
+
+def keys_of(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, dict | list):
+            yield from keys_of(inner)
