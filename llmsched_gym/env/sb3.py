@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from llmsched_gym.env.actions import numbers_of
 from llmsched_gym.env.features import CLUSTER
 from llmsched_gym.env.vector import Infos, LLMSchedVectorEnv
 
@@ -130,7 +131,7 @@ class SB3VecEnv(VecEnv):
     def _remember(self, actions: NDArray[np.int64]) -> None:
         if self._length.max() == self._taken.shape[1]:
             self._taken = np.pad(self._taken, ((0, 0), (0, self._taken.shape[1])))
-        self._taken[np.arange(self.num_envs), self._length] = actions
+        self._taken[np.arange(self.num_envs), self._length] = numbers_of(actions, self.num_envs)
 
     def _final(self, metrics: Infos, number: int, terminated: bool) -> Infos:
         """The info of a cluster whose episode is over."""

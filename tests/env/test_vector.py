@@ -217,11 +217,15 @@ def test_strict_names_the_cluster() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_envs": 0}, "num_envs: 0 is below 1"),
-        ({"threads": 0}, "threads: 0 is below 1"),
-        ({"render_mode": "ansi"}, "render_mode"),
+        ({"num_envs": 0}, "num_envs: 0 is not a whole number from 1 to"),
+        ({"num_envs": 2.0}, "num_envs: 2.0 is not a whole number from 1 to"),
+        ({"num_envs": True}, "num_envs: True is not a whole number from 1 to"),
+        ({"threads": 0}, "threads: 0 is not a whole number from 1 to"),
+        ({"threads": "2"}, "threads: '2' is not a whole number from 1 to"),
+        ({"max_episode_steps": 0}, "max_episode_steps: 0 is not a whole number from 1 to"),
+        ({"render_mode": "human"}, "render_mode: unknown 'human', choose from ansi, rgb_array"),
         ({"belief": "nosuch"}, "belief: unknown 'nosuch'"),
-        ({"autoreset_mode": "never"}, "never"),
+        ({"autoreset_mode": "never"}, "autoreset_mode: unknown 'never', choose from NextStep"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
