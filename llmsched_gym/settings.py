@@ -46,7 +46,7 @@ class Settings(BaseModel):
 
 def is_whole(value: Any, least: int) -> bool:
     """Whether a value is an integer, Python's or numpy's, of at least ``least``: no boolean is."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def is_positive(value: Any) -> bool:

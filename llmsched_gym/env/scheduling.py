@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.cluster.simulator import DECIDE, FINISHED, TRUNCATED, start, step
-from llmsched_gym.cluster.state import ClusterState, Table, copy_state
+from llmsched_gym.cluster.state import ClusterState, Table, copy_running
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.env.actions import InvalidAction, number_of, why_invalid
 from llmsched_gym.env.outcome import episode_metrics, job_table
@@ -112,6 +112,7 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         self.render_mode = render_mode
         self.strict = strict
         self._state: ClusterState | None = None
+        self._steps, self._last_step = 0, math.inf
 
     @property
     def workload(self) -> Workload:
@@ -254,7 +255,9 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         It holds the episode and the state of ``np_random``, and can be pickled.
         """
         rng = self.np_random.bit_generator.state
-        return Snapshot(self._kind(), copy_state(self.state), self._status, self._view.saved(), rng)
+        return Snapshot(
+            self._kind(), copy_running(self.state), self._status, self._view.saved(), rng
+        )
 
     def restore(self, snapshot: Snapshot) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Go on from a snapshot of this environment or of one made with the same options.
@@ -270,16 +273,20 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         """
         if not isinstance(snapshot, Snapshot) or snapshot.kind != self._kind():
             raise ValueError("snapshot: it is not of an environment with the same options")
-        self._state, self._status = copy_state(snapshot.state), snapshot.status
-        self._view = View.of(self.scenario, snapshot.seen)
+        scratch = None if self._state is None else self._view._scratch
+        self._view = View.of(self.scenario, snapshot.seen, scratch)
+        self._state, self._status = copy_running(snapshot.state), snapshot.status
         self.np_random.bit_generator.state = snapshot.rng
         return self._observe(), self._info()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LLMSchedEnv:
         """An environment that goes on alike; what never changes is shared."""
-        memo[id(self.observation_space)] = self.observation_space
         twin = self.__class__.__new__(self.__class__)
         memo[id(self)] = twin
+        memo[id(self.observation_space)] = self.observation_space
+        if self._state is not None:
+            memo[id(self._state)] = copy_running(self._state)
+            memo[id(self.np_random)] = _twin(self.np_random)
         twin.__dict__ = {name: deepcopy(value, memo) for name, value in self.__dict__.items()}
         return twin
 
@@ -299,6 +306,17 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         if self._status != DECIDE or self._steps >= self._last_step:
             info |= self.metrics()
         return info
+
+
+def _twin(rng: np.random.Generator) -> np.random.Generator:
+    """What deepcopy makes of a generator, five times as fast."""
+    bits = rng.bit_generator
+    try:
+        twin = type(bits)(np.random.SeedSequence(**bits.seed_seq.state))  # type: ignore[attr-defined]
+    except (AttributeError, TypeError):  # a generator that somebody else has made
+        return deepcopy(rng)
+    twin.state = bits.state
+    return np.random.Generator(twin)
 
 
 def _steps_allowed(env: LLMSchedEnv) -> float:

@@ -115,7 +115,7 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
 
     def _set_up_clusters(self) -> None:
         scenario, count = self.scenario, self.num_envs
-        self._states = new_states(scenario.bank, scenario.cluster, scenario.num_jobs, count)
+        self._states = self._new_states()
         self._stage_beliefs, self._job_beliefs = scenario.new_beliefs(count)
         self._shown = new_shown(
             scenario.max_stages,
@@ -132,6 +132,15 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
         self._used = np.zeros((count, 3), np.int64)  # rows, edges and jobs shown
         self._sizes = np.zeros((count, 2), np.int64)  # stages and tasks of each episode
         self._generators: list[np.random.Generator | None] = [None] * count
+
+    def _new_states(self) -> ClusterState:
+        one = self.scenario
+        return new_states(one.bank, one.cluster, one.num_jobs, self.num_envs)
+
+    def _put(self, number: int, state: ClusterState) -> None:
+        """Make a state that of a cluster."""
+        for table, one in zip(self._states, state, strict=True):
+            table[number, : len(one)] = one
 
     def _set_up_threads(self, threads: int | None) -> None:
         networks = self.scenario.networks
@@ -156,9 +165,16 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
         return self._pool
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the threads and the arrays that were handed out."""
+        """All but threads and arrays handed out; of the states, nothing but what is in use."""
         mine: dict[str, Any] = {"_pool": None, "_pool_of": -1, "_scratches": [], "_buffers": []}
-        return self.__dict__ | mine
+        begun = np.flatnonzero(self._sizes[:, 0]).tolist()
+        return self.__dict__ | mine | {"_states": {number: self.state(number) for number in begun}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._states = self._new_states()
+        for number, drawn in state["_states"].items():
+            self._put(number, drawn)
 
     # --- Gymnasium ----------------------------------------------------------------------------
 
@@ -240,8 +256,7 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
         stages, tasks = self._sizes[number]
         if not stages:
             raise RuntimeError("call reset() first")
-        state = episode(self._states, number)
-        return state._replace(stages=state.stages[:stages], tasks=state.tasks[:tasks])
+        return _trimmed(episode(self._states, number), stages, tasks)
 
     def render(self) -> tuple[Any, ...] | None:
         """What :meth:`LLMSchedEnv.render` gives, of each cluster."""
@@ -306,8 +321,7 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
         if generator is None:
             raise RuntimeError("call reset() first")
         state = self.scenario.draw(generator, time_limit)
-        for table, drawn in zip(self._states, state, strict=True):
-            table[number, : len(drawn)] = drawn
+        self._put(number, state)
         self._sizes[number] = len(state.stages), len(state.tasks)
         self._taken[number] = 0
 
@@ -419,6 +433,22 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
         sizes = scenario.max_stages, scenario.max_edges, scenario.max_jobs
         self._buffers.append(_Buffer(empty_observation(*sizes, self.num_envs)))
         return self._buffers[-1]
+
+
+def _trimmed(state: ClusterState, stages: int, tasks: int) -> ClusterState:
+    """A state of so many stages and tasks without the padding."""
+    parents, reveals = state.parents_of[stages], state.reveals_of[stages]
+    return state._replace(
+        stages=state.stages[:stages],
+        tasks=state.tasks[:tasks],
+        parents_of=state.parents_of[: stages + 1],
+        parents=state.parents[:parents],
+        children_of=state.children_of[: stages + 1],
+        children=state.children[:parents],
+        reveals_of=state.reveals_of[: stages + 1],
+        reveals=state.reveals[:reveals],
+        ready=state.ready[:stages],
+    )
 
 
 def _autoreset_mode(mode: Any) -> AutoresetMode:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from llmsched_gym.belief.inference import update
 from llmsched_gym.belief.networks import Beliefs, Scratch, new_scratch
-from llmsched_gym.cluster.state import EVIDENCE, ClusterState, Table, copy_state
+from llmsched_gym.cluster.state import EVIDENCE, ClusterState, Table, copied, copy_state
 from llmsched_gym.env.features import Observation, empty_observation
 from llmsched_gym.env.observation import Shown, new_shown, observe
 from llmsched_gym.env.scenario import Scenario
@@ -66,15 +66,28 @@ class View:
 
     def saved(self) -> Seen:
         """A copy of what is believed and shown."""
-        return _copy(Seen(self.stage_beliefs, self.job_beliefs, self.shown, self.used))
+        return self._copied(Seen(self.stage_beliefs, self.job_beliefs, self.shown, self.used))
 
     @classmethod
-    def of(cls, scenario: Scenario, seen: Seen) -> View:
-        """A view that goes on from what another one :meth:`saved`."""
+    def of(cls, scenario: Scenario, seen: Seen, scratch: Scratch | None = None) -> View:
+        """A view that goes on from what another one :meth:`saved`, which stays as it is."""
         view = cls.__new__(cls)
-        view.scenario, view._scratch = scenario, None
-        view.stage_beliefs, view.job_beliefs, view.shown, view.used = _copy(seen)
+        view.scenario, view._scratch = scenario, scratch
+        view.stage_beliefs, view.job_beliefs, view.shown, view.used = view._copied(seen)
         return view
+
+    def _copied(self, seen: Seen) -> Seen:
+        if self.scenario.networks is not None:  # without them nothing is ever believed
+            seen = seen._replace(
+                stage_beliefs=copied(seen.stage_beliefs), job_beliefs=copied(seen.job_beliefs)
+            )
+        shown = Shown._make(table.copy() for table in seen.shown)
+        return seen._replace(shown=shown, used=seen.used.copy())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> View:
+        return View.of(
+            self.scenario, Seen(self.stage_beliefs, self.job_beliefs, self.shown, self.used)
+        )
 
     def observe(self, state: ClusterState, asked: bool) -> Observation:
         """Update what is believed, and show it.
@@ -107,11 +120,6 @@ class View:
             out,
         )
         return out
-
-
-def _copy(seen: Seen) -> Seen:
-    shown = Shown._make(table.copy() for table in seen.shown)
-    return Seen(seen.stage_beliefs.copy(), seen.job_beliefs.copy(), shown, seen.used.copy())
 
 
 def look(scenario: Scenario, state: ClusterState, asked: bool = True) -> Observation:

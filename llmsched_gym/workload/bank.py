@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +119,10 @@ class JobBank:
 
     def __len__(self) -> int:
         return len(self.job_ids)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> JobBank:
+        """Nothing in it ever changes, so copies of what uses it share it."""
+        return self
 
     def job(self, index: int) -> Job:
         """Job ``index`` as an object, its stages in topological order."""
