@@ -142,7 +142,7 @@ class ClusterState(NamedTuple):
     """An episode on a cluster of E engines with B slots and R regular executors.
 
     It has J jobs in order of arrival, S stages in all (those of a job follow each other in
-    topological order) and T tasks. Row s of a compressed pair ``(x_of, x)`` is
+    its own order) and T tasks. Row s of a compressed pair ``(x_of, x)`` is
     ``x[x_of[s]:x_of[s + 1]]``. All arrays are plain, so a state can be pickled.
 
     Attributes
