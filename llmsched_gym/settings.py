@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -51,8 +51,11 @@ def is_whole(value: Any, least: int) -> bool:
 
 def is_positive(value: Any) -> bool:
     """Whether a value is a number, Python's or numpy's, above 0 and finite: no boolean is."""
-    known = isinstance(value, Real) and not isinstance(value, bool)
-    return known and 0 < value <= sys.float_info.max
+    try:
+        known = isinstance(value, Real) and not isinstance(value, bool)
+        return known and 0 < float(value) < math.inf
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _whole(least: int) -> BeforeValidator:

@@ -68,12 +68,12 @@ class Scenario:
         self.workload = workload if isinstance(workload, Workload) else make_workload(workload)
         self.cluster = load_cluster(cluster)
         self.num_jobs = int(num_jobs)
-        self.time_limit = time_limit
+        self.time_limit = None if time_limit is None else float(time_limit)
         self.belief, self.mode = belief, BELIEFS[belief]
         self.reward = REWARDS[reward]
         check_fits(self.bank, self.cluster)
         self._offered = f"load: {load}" if arrival_rate is None else f"arrival_rate: {arrival_rate}"
-        self.rate = self._rate(load) if arrival_rate is None else float(arrival_rate)
+        self.rate = self._rate(float(load)) if arrival_rate is None else float(arrival_rate)
         if isinstance(self.workload.arrivals, Poisson | Recorded):  # of others nothing is known
             self._check_span(self.num_jobs / self.rate)
         self._set_up_belief(belief_settings or BeliefSettings())
@@ -207,7 +207,7 @@ def episode_options(options: Any, *others: str) -> float | None:
             raise ValueError(f"options: unknown {name!r}, a reset takes time_limit")
     limit = options.get("time_limit")
     _check_time_limit(limit)
-    return limit
+    return None if limit is None else float(limit)
 
 
 def seed_of(seed: Any) -> int | None:

@@ -306,8 +306,8 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
         count = self.num_envs
         if seed is None or is_whole(seed, 0):
             given = [None if seed is None else int(seed) + number for number in range(count)]
-        elif np.ndim(seed) != 1 or len(seed) != count:
-            got = f"{len(seed)} seeds" if np.ndim(seed) == 1 else repr(seed)
+        elif not hasattr(seed, "__len__") or len(seed) != count:
+            got = f"{len(seed)} seeds" if hasattr(seed, "__len__") else repr(seed)
             raise ValueError(f"seed: {got} for {count} clusters")
         else:
             given = [seed_of(one) for one in seed]
