@@ -14,6 +14,7 @@ from llmsched_gym.env.actions import InvalidAction
 from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.env.vector import LLMSchedVectorEnv
+from support.comparing import check_same
 
 SMALL: dict[str, Any] = {
     "workload": "mixed",
@@ -39,23 +40,6 @@ def random_actions(rng: np.random.Generator, masks: Any, illegal: float) -> Any:
     legal = (rng.random(masks.shape) * masks).argmax(axis=1)
     anything = rng.integers(-1, masks.shape[1] + 1, len(masks))
     return np.where(rng.random(len(masks)) < illegal, anything, legal)
-
-
-def check_same(ours: Any, theirs: Any) -> None:
-    """The same keys, types and numbers, whatever the nesting."""
-    kind = getattr(getattr(theirs, "dtype", None), "kind", "")
-    if isinstance(theirs, dict):
-        assert ours.keys() == theirs.keys()
-        for key in theirs:
-            check_same(ours[key], theirs[key])
-    elif isinstance(theirs, (tuple, list)) or kind == "O":
-        for mine, other in zip(ours, theirs, strict=True):
-            check_same(mine, other)
-    elif isinstance(theirs, np.ndarray):
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(ours, theirs)
-    else:
-        assert ours == theirs
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
