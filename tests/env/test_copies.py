@@ -59,7 +59,7 @@ def test_a_copy_goes_on_alike_and_by_itself(belief: str, twin_of: Any) -> None:
 
 def test_copies_share_what_never_changes() -> None:
     workload = make_workload("planning", jobs_per_application=20)
-    env = gymnasium.make("LLMSched-v0", workload=workload, num_jobs=5, belief="bayes")
+    env: Any = gymnasium.make("LLMSched-v0", workload=workload, num_jobs=5, belief="bayes")
     for twin in (copy.deepcopy(env), copy.deepcopy(copy.deepcopy(env))):
         assert twin.unwrapped.scenario is env.unwrapped.scenario
         assert twin.spec.kwargs["workload"].bank is workload.bank

@@ -155,7 +155,7 @@ def test_checkers_have_no_complaint_about_rendering(mode: str | None) -> None:
         wrappers.RenderCollection,
         wrappers.Autoreset,
         wrappers.NormalizeReward,
-        lambda env: wrappers.TransformReward(env, lambda reward: reward / 100),
+        lambda env: wrappers.TransformReward(env, lambda reward: float(reward) / 100),
         lambda env: wrappers.FilterObservation(env, ["stages", "action_mask"]),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_list_of_pictures() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("moviepy") is None, reason="needs moviepy")
 def test_videos_are_recorded(tmp_path: Path) -> None:
-    env = wrappers.RecordVideo(make(render_mode="rgb_array"), str(tmp_path))
+    env: Any = wrappers.RecordVideo(make(render_mode="rgb_array"), str(tmp_path))
     play(env)
     env.close()
     assert list(tmp_path.glob("*.mp4"))

@@ -127,8 +127,35 @@ def test_the_player_rounds_nothing_either(action: Any) -> None:
 
 # --- numbers --------------------------------------------------------------------------------------
 
-ODD = ("5", b"5", 2.5, 5.0, True, np.True_, float("nan"), [5], {}, object(), 1j, 0, -3, 10**30)
-ODD_TIMES = ("5", True, float("nan"), float("inf"), 0, -1.0, [1.0], {}, object(), 1j, 10**400)
+ODD: tuple[Any, ...] = (
+    "5",
+    b"5",
+    2.5,
+    5.0,
+    True,
+    np.True_,
+    float("nan"),
+    [5],
+    {},
+    object(),
+    1j,
+    0,
+    -3,
+    10**30,
+)
+ODD_TIMES: tuple[Any, ...] = (
+    "5",
+    True,
+    float("nan"),
+    float("inf"),
+    0,
+    -1.0,
+    [1.0],
+    {},
+    object(),
+    1j,
+    10**400,
+)
 
 
 @pytest.mark.parametrize("value", ODD, ids=repr)
@@ -172,7 +199,7 @@ def test_numpys_numbers_are_numbers() -> None:
         belief="none",
         num_jobs=np.int64(3),  # type: ignore[arg-type]
         load=np.float32(1.5),  # type: ignore[arg-type]
-        time_limit=np.int32(50),
+        time_limit=np.int32(50),  # type: ignore[arg-type]
         max_jobs=np.uint8(2),  # type: ignore[arg-type]
     )
     env.reset(seed=np.int64(3))  # type: ignore[arg-type]
