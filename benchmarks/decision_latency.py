@@ -89,7 +89,7 @@ class TimedEnv(LLMSchedEnv):
     learned: NDArray[np.int64]  # the jobs of which a stage has just completed
     belief_us = observation_us = 0.0
 
-    def _observe(self, status: int) -> dict[str, NDArray[Any]]:
+    def _observe(self) -> dict[str, NDArray[Any]]:
         state = self.state
         changed = state.changed[: state.clock["changed"][0]].copy()
         kinds = state.jobs["changed"][changed].copy()
@@ -102,11 +102,11 @@ class TimedEnv(LLMSchedEnv):
             self.belief_us = best_us(self.repeats, lambda: self._view.believe(state))
             self.observation_us = best_us(
                 self.repeats,
-                lambda: self._view.show(state, status == DECIDE),
+                lambda: self._view.show(state, self._status == DECIDE),
                 lambda: self.change(changed, kinds),
             )
             self.change(changed, kinds)
-        return super()._observe(status)
+        return super()._observe()
 
     def change(self, jobs: NDArray[np.int64], kinds: NDArray[np.int64]) -> None:
         """List some jobs as changed again."""

@@ -1,14 +1,18 @@
 """Steps/s of a single environment with random legal actions, and where the time goes.
 
-    python benchmarks/env_speed.py [--steps 20000] [--max-stages 256]
+    python benchmarks/env_speed.py [--steps 20000] [--max-stages 256] [--copies]
 
 The parts are timed one by one on copies of the same states, so their shares add up to the step.
+With --copies: what a copy, a snapshot and a restoration of a running environment cost, in steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import pickle
 import time
+import timeit
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -74,16 +78,38 @@ def shares(env: LLMSchedEnv, steps: int) -> dict[str, float]:
     }
 
 
+def copies(env: LLMSchedEnv, steps: int) -> dict[str, float]:
+    """How many steps each way of keeping a running environment takes as long as."""
+    random_steps(env, steps, 0)
+    step = random_steps(env, steps, 0) / steps
+    snapshot = env.snapshot()
+    pickled = pickle.dumps(snapshot)
+    ways: dict[str, Callable[[], Any]] = {
+        "deepcopy": lambda: copy.deepcopy(env),
+        "snapshot": env.snapshot,
+        "restore": lambda: env.restore(snapshot),
+        "pickled": lambda: pickle.dumps(snapshot),
+        "loaded": lambda: pickle.loads(pickled),
+    }
+    return {name: min(timeit.repeat(way, number=20)) / 20 / step for name, way in ways.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--max-stages", type=int, default=None)
     parser.add_argument("--workload", default="mixed")
+    parser.add_argument("--copies", action="store_true")
     options = parser.parse_args()
     for belief in ("none", "prior", "bayes", "oracle"):
         env = LLMSchedEnv(
             options.workload, num_jobs=100, load=1.3, belief=belief, max_stages=options.max_stages
         )
+        if options.copies:
+            costs = copies(env, 2_000).items()
+            shown = "  ".join(f"{name} {cost:4.1f}" for name, cost in costs)
+            print(f"belief={belief:<7} in steps: {shown}")
+            continue
         random_steps(env, 2_000, 0)  # compile and warm up
         runs = [options.steps / random_steps(env, options.steps, seed) for seed in range(3)]
         where = "  ".join(f"{name} {share:4.0%}" for name, share in shares(env, 5_000).items())

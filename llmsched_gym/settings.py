@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -44,21 +45,24 @@ class Settings(BaseModel):
 
 
 def is_whole(value: Any, least: int) -> bool:
-    """Whether a value is a whole number of at least ``least``: no float, text or boolean is."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    """Whether a value is an integer, Python's or numpy's, of at least ``least``: no boolean is."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def is_positive(value: Any) -> bool:
-    """Whether a value is a finite number above 0: no text or boolean is."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and 0 < value < math.inf
+    """Whether a value is a number, Python's or numpy's, above 0 and finite: no boolean is."""
+    try:
+        known = isinstance(value, Real) and not isinstance(value, bool)
+        return known and 0 < float(value) < math.inf
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _whole(least: int) -> BeforeValidator:
     def check(value: Any) -> Any:
         if not is_whole(value, least):
             raise ValueError(f"{value!r} is not a whole number of at least {least}")
-        return value
+        return int(value)
 
     return BeforeValidator(check)
 

@@ -5,7 +5,7 @@ Time is counted in :mod:`~llmsched_gym.cluster.ticks`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.extending import register_jitable
@@ -125,6 +125,10 @@ LATENCY = np.dtype(
         ("kv_capacity", np.int64),  # tokens per engine
     ]
 )
+CHANGING = (  # tables of a state, after the first arrival
+    *("clock", "jobs", "stages", "tasks", "ready", "active", "changed"),
+    *("engines", "sequences", "executors"),
+)
 # What happened to a job: nothing; a task started; one completed; a stage completed, or it arrived.
 NO_CHANGE, STARTED, PROGRESS, EVIDENCE = range(4)
 
@@ -133,7 +137,7 @@ class ClusterState(NamedTuple):
     """An episode on a cluster of E engines with B slots and R regular executors.
 
     It has J jobs in order of arrival, S stages in all (those of a job follow each other in
-    topological order) and T tasks. Row s of a compressed pair ``(x_of, x)`` is
+    its own order) and T tasks. Row s of a compressed pair ``(x_of, x)`` is
     ``x[x_of[s]:x_of[s + 1]]``. All arrays are plain, so a state can be pickled.
 
     Attributes
@@ -390,7 +394,18 @@ def new_states(bank: JobBank, cluster: Cluster, num_jobs: int, count: int) -> Cl
 
 def copy_state(state: ClusterState) -> ClusterState:
     """An independent copy."""
-    return ClusterState._make(table.copy() for table in state)
+    return ClusterState._make(copied(table) for table in state)
+
+
+def copy_running(state: ClusterState) -> ClusterState:
+    """A copy that goes on by itself: what never changes in an episode is shared."""
+    changing: dict[str, Any] = {name: copied(getattr(state, name)) for name in CHANGING}
+    return state._replace(**changing)
+
+
+def copied(table: NDArray[Any]) -> NDArray[Any]:
+    """A copy of the bytes: numpy copies a table field by field, in ten times the time."""
+    return table.view(np.uint8).copy().view(table.dtype)
 
 
 def _arrival_ticks(arrival_s: NDArray[np.float64], num_jobs: int) -> IntArray:

@@ -80,8 +80,8 @@ STAGE_COLUMN, JOB_COLUMN, CLUSTER_COLUMN = map(_columns, (STAGE, JOB, CLUSTER))
 class Observation(NamedTuple):
     """The arrays of one observation, in the order of the spaces.
 
-    Rows in use come first: jobs in order of arrival, the stages of a job in topological order, each
-    placeholder right after the stage that fills it. Unused rows are zero.
+    Rows in use come first: jobs in order of arrival, the stages of a job in topological order of
+    what is seen of it, each placeholder right after the stage that fills it. Unused rows are zero.
     """
 
     stages: NDArray[np.float32]

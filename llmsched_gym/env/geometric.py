@@ -33,10 +33,13 @@ def graph_data(observation: Mapping[str, NDArray[Any]]) -> Data:
     - ``row`` int64 [n], the action that runs the stage; ``legal`` bool [n], whether it may;
     - ``can_wait`` bool [B].
 
-    Names and units of the features are in :mod:`llmsched_gym.env.observation`.
+    A ``Batch`` or ``DataLoader`` of PyTorch Geometric makes of the graphs of single environments,
+    field by field, the graph of their stacked observations. Names and units of the features are in
+    :mod:`llmsched_gym.env.features`.
     """
     import torch
-    from torch_geometric.data import Data
+
+    from llmsched_gym.env.stage_graph import StageGraph
 
     batched = observation["stage_mask"].ndim > 1
     seen = {key: array if batched else array[None] for key, array in observation.items()}
@@ -57,7 +60,7 @@ def graph_data(observation: Mapping[str, NDArray[Any]]) -> Data:
         "legal": seen["action_mask"][stage_env, row] != 0,
         "can_wait": seen["action_mask"][:, -1] != 0,
     }
-    return Data(**{name: torch.tensor(array) for name, array in arrays.items()})
+    return StageGraph(**{name: torch.tensor(array) for name, array in arrays.items()})
 
 
 def _begins(mask: NDArray[Any]) -> NDArray[np.int64]:

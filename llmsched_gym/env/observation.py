@@ -122,26 +122,82 @@ def _read_changed(state, templates, stage_beliefs, shown):
 
 @inlined
 def _lay_out(state, templates, shown, job):
-    """Give every visible unfinished stage of a job, and every placeholder, its row; join them."""
-    stages, rows = state.stages, shown.stage[job]
-    row = 0
-    first = state.jobs["first_stage"][job]
-    for stage in range(first, first + state.jobs["num_stages"][job]):
-        if not stages["visible"][stage] or _complete(stages, stage):
-            continue
-        rows[row] = stage
-        shown.of_stage[stage] = row
-        shown.of_placeholder[stage] = -1
-        row += 1
-        if _may_reveal(templates, stages["canonical"][stage]):
-            rows[row] = -1
-            shown.of_placeholder[stage] = row
-            row += 1
+    """Give every visible unfinished stage of a job, and every placeholder, its row; join them.
+
+    Rows are in topological order of the graph that is seen, ties in the order of the job: neither
+    tells anything of what is hidden. Mostly the order of the job is a topological one already.
+    """
     edges = shown.edges[job]
-    count = _join(state, templates, shown, rows[:row], edges)
+    row = _place_in_turn(state, templates, shown, job)
+    count = _join(state, templates, shown, shown.stage[job, :row], edges)
+    if not _ascending(edges[:count]):
+        _place_as_free(state, templates, shown, job)
+        count = _join(state, templates, shown, shown.stage[job, :row], edges)
     _count_descendants(edges[:count], shown.descendants[:row], shown.features[job])
     shown.size[job, 0] = row
     shown.size[job, 1] = count
+
+
+@inlined
+def _place_in_turn(state, templates, shown, job):
+    """Rows in the order of the job; returns their number."""
+    row = 0
+    first = state.jobs["first_stage"][job]
+    for stage in range(first, first + state.jobs["num_stages"][job]):
+        if _is_shown(state.stages, stage):
+            row = _place(state, templates, shown, job, stage, row)
+    return row
+
+
+@inlined
+def _place_as_free(state, templates, shown, job):
+    """Rows in topological order: by turns, the first stage that waits for none without a row."""
+    stages, first = state.stages, state.jobs["first_stage"][job]
+    last = first + state.jobs["num_stages"][job]
+    for stage in range(first, last):
+        shown.of_stage[stage] = -1
+    row = 0
+    stage = first
+    while stage < last:
+        placed = shown.of_stage[stage] >= 0
+        if placed or not _is_shown(stages, stage) or _waits_for_a_row(state, shown, stage):
+            stage += 1
+        else:
+            row = _place(state, templates, shown, job, stage, row)
+            stage = first
+
+
+@inlined
+def _place(state, templates, shown, job, stage, row):
+    """Give a stage and its placeholder their rows; returns the next row."""
+    shown.stage[job, row] = stage
+    shown.of_stage[stage] = row
+    shown.of_placeholder[stage] = -1
+    row += 1
+    if _may_reveal(templates, state.stages["canonical"][stage]):
+        shown.stage[job, row] = -1
+        shown.of_placeholder[stage] = row
+        row += 1
+    return row
+
+
+@inlined
+def _waits_for_a_row(state, shown, stage):
+    """Whether something that a stage is seen to wait for has no row yet."""
+    for k in range(state.parents_of[stage], state.parents_of[stage + 1]):
+        source = _seen_as(state.stages, state.parents[k])
+        if not _complete(state.stages, source) and shown.of_stage[source] < 0:
+            return True
+    return False
+
+
+@inlined
+def _ascending(edges):
+    """Whether all edges lead from lower to higher rows."""
+    falling = 0
+    for k in range(len(edges)):
+        falling += edges[k, 0] >= edges[k, 1]
+    return falling == 0
 
 
 @inlined
@@ -161,6 +217,19 @@ def _read_rows(state, templates, believed, shown, job):
             revealer = stages["canonical"][rows[row - 1]]
             _read_placeholder(templates, believed, base, revealer, features, demand_s)
     shown.size[job, 2] = waiting
+
+
+@inlined
+def _is_shown(stages, stage):
+    return stages["visible"][stage] and not _complete(stages, stage)
+
+
+@inlined
+def _seen_as(stages, stage):
+    """The stage itself if it is visible, or else the visible one that its reveal waits for."""
+    while not stages["visible"][stage]:
+        stage = stages["revealed_by"][stage]
+    return stage
 
 
 @inlined
@@ -226,11 +295,10 @@ def _join(state, templates, shown, rows, edges):
             continue
         since = count
         for k in range(state.parents_of[stage], state.parents_of[stage + 1]):
-            source = state.parents[k]
-            while not stages["visible"][source]:
-                source = stages["revealed_by"][source]
+            source = _seen_as(stages, state.parents[k])
             if not _complete(stages, source):
                 count = _add_edge(edges, since, count, shown.of_stage[source], row)
+        _sort_sources(edges[since:count])  # the order of the parents tells of hidden ones
         canonical = stages["canonical"][stage]
         if canonical < 0:
             continue
@@ -253,6 +321,17 @@ def _add_edge(edges, since, count, source, target):
     edges[count, 0] = source
     edges[count, 1] = target
     return count + 1
+
+
+@inlined
+def _sort_sources(edges):
+    """Sort edges to the same target by their source."""
+    for k in range(1, len(edges)):
+        source, place = edges[k, 0], k
+        while place > 0 and edges[place - 1, 0] > source:
+            edges[place, 0] = edges[place - 1, 0]
+            place -= 1
+        edges[place, 0] = source
 
 
 @inlined

@@ -1,13 +1,31 @@
-"""The cluster as text."""
+"""The cluster as text, and the render modes of all environments."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from llmsched_gym.cluster.state import ClusterState
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
+from llmsched_gym.env.picture import draw_cluster
 
+RENDER_MODES = ("ansi", "rgb_array")
+RENDER_FPS = 20  # decisions a second, where they become a video
 WIDEST = 20  # jobs listed
+
+
+def check_render_mode(render_mode: Any) -> None:
+    """ValueError for a render mode that there is not."""
+    if render_mode is not None and render_mode not in RENDER_MODES:
+        valid = ", ".join(RENDER_MODES)
+        raise ValueError(f"render_mode: unknown {render_mode!r}, choose from {valid} or None")
+
+
+def render(state: ClusterState, applications: tuple[str, ...], render_mode: str) -> Any:
+    """A text in mode "ansi", a picture, uint8 [720, 1280, 3], in mode "rgb_array"."""
+    draw = render_ansi if render_mode == "ansi" else draw_cluster
+    return draw(state, applications)
 
 
 def render_ansi(state: ClusterState, applications: tuple[str, ...]) -> str:

@@ -5,9 +5,11 @@
     model = MaskablePPO(
         GraphPolicy, venv, n_steps=128, batch_size=1024, gamma=1.0, gae_lambda=1.0, device="cpu",
         rollout_buffer_class=GraphRolloutBuffer,
-        rollout_buffer_kwargs={"venv": venv, "discount_s": 100.0, "trace_s": 30.0},
+        rollout_buffer_kwargs={"discount_s": 100.0, "trace_s": 30.0},
     )
     model.learn(100_000)
+    model.save("model.zip")
+    MaskablePPO.load("model.zip", env=venv).learn(100_000)
 
 What is discounted is time. A discount per decision, as is usual, rewards a scheduler for deciding
 more often: it learns to prefer small tasks, whichever jobs they belong to. ``GraphPolicy`` and
@@ -27,11 +29,26 @@ from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from llmsched_gym.env.actions import numbers_of
 from llmsched_gym.env.features import CLUSTER
 from llmsched_gym.env.vector import Infos, LLMSchedVectorEnv
 
 Indices = int | Iterable[int] | None
 Arrays = dict[str, NDArray[Any]]
+
+
+class TimedRewards(np.ndarray[Any, Any]):
+    """Rewards [num_envs] that know how long their step took, and so does what is computed of them.
+
+    Attributes
+    ----------
+    seconds : float64 [num_envs], of the clusters' time.
+    """
+
+    seconds: NDArray[np.float64]
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.seconds = getattr(source, "seconds", np.zeros(0))
 
 
 class SB3VecEnv(VecEnv):
@@ -107,8 +124,8 @@ class SB3VecEnv(VecEnv):
         """Remember what to do."""
         self._actions = actions
 
-    def step_wait(self) -> tuple[Arrays, NDArray[np.float32], NDArray[np.bool_], list[Infos]]:  # type: ignore[override]
-        """Do it: observations, rewards, whether an episode ended, infos."""
+    def step_wait(self) -> tuple[Arrays, TimedRewards, NDArray[np.bool_], list[Infos]]:  # type: ignore[override]
+        """Do it: observations, rewards (float32), whether an episode ended, infos."""
         self._remember(self._actions)
         observation, reward, terminated, truncated, infos = self.clusters.step(self._actions)
         self._return += reward
@@ -125,12 +142,14 @@ class SB3VecEnv(VecEnv):
             observation = self._begin(ended)
         self.seconds = end_s - self._now_s
         self._now_s = _time_s(observation)
-        return observation, reward.astype(np.float32), ended, listed
+        timed = reward.astype(np.float32).view(TimedRewards)
+        timed.seconds = self.seconds
+        return observation, timed, ended, listed
 
     def _remember(self, actions: NDArray[np.int64]) -> None:
         if self._length.max() == self._taken.shape[1]:
             self._taken = np.pad(self._taken, ((0, 0), (0, self._taken.shape[1])))
-        self._taken[np.arange(self.num_envs), self._length] = actions
+        self._taken[np.arange(self.num_envs), self._length] = numbers_of(actions, self.num_envs)
 
     def _final(self, metrics: Infos, number: int, terminated: bool) -> Infos:
         """The info of a cluster whose episode is over."""
@@ -179,6 +198,12 @@ class SB3VecEnv(VecEnv):
     def close(self) -> None:
         """End the threads of the clusters."""
         self.clusters.close()
+
+    def get_images(self) -> list[NDArray[np.uint8] | None]:
+        """Pictures of all clusters, if they were made with ``render_mode="rgb_array"``."""
+        if self.render_mode != "rgb_array":
+            return [None] * self.num_envs
+        return list(self.clusters.render() or ())
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
         """An attribute of the clusters, which they share."""
@@ -245,12 +270,13 @@ class RewardScaling(VecNormalize):
 
     def __init__(self, venv: SB3VecEnv, discount_s: float) -> None:
         super().__init__(venv, norm_obs=False, gamma=1.0)
-        self._clusters, self._discount_s = venv, discount_s
+        self._discount_s = discount_s
 
     def normalize_obs(self, obs: Any) -> Any:
         """The observations themselves, where ``VecNormalize`` would copy them."""
         return obs
 
     def _update_reward(self, reward: NDArray[Any]) -> None:
-        self.returns = self.returns * np.exp(-self._clusters.seconds / self._discount_s)
+        venv: Any = self.venv
+        self.returns = self.returns * np.exp(-venv.seconds / self._discount_s)
         super()._update_reward(reward)

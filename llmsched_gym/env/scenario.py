@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.limits import fitted
 from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.cluster.state import ClusterState, new_state
+from llmsched_gym.cluster.ticks import LAST_ARRIVAL_S
 from llmsched_gym.env.features import observation_space
 from llmsched_gym.env.reward import REWARDS
+from llmsched_gym.settings import is_positive, is_whole
+from llmsched_gym.workload.arrivals import Poisson, Recorded
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload, arrival_rate, make_workload
 from llmsched_gym.workload.template import (
@@ -26,6 +30,7 @@ from llmsched_gym.workload.template import (
     template_table,
 )
 
+MOST_ROWS = 10_000_000  # of a table of an observation: half a gigabyte
 BELIEFS = {"none": NONE, "prior": PRIOR, "bayes": BAYES, "oracle": ORACLE}
 
 
@@ -61,16 +66,19 @@ class Scenario:
         max_stages: int | None = None,
         time_limit: float | None = None,
     ) -> None:
-        _check_options(num_jobs, belief, reward, max_jobs, arrival_rate, time_limit)
+        _check_options(locals())
         self.cluster = load_cluster(cluster)
         if not isinstance(workload, Workload):
             workload = make_workload(workload)
         self.workload = fitted(workload, self.cluster)
-        self.num_jobs = num_jobs
-        self.time_limit = time_limit
+        self.num_jobs = int(num_jobs)
+        self.time_limit = None if time_limit is None else float(time_limit)
         self.belief, self.mode = belief, BELIEFS[belief]
         self.reward = REWARDS[reward]
-        self.rate = self._rate(load) if arrival_rate is None else arrival_rate
+        self._offered = f"load: {load}" if arrival_rate is None else f"arrival_rate: {arrival_rate}"
+        self.rate = self._rate(float(load)) if arrival_rate is None else float(arrival_rate)
+        if isinstance(self.workload.arrivals, Poisson | Recorded):  # of others nothing is known
+            self._check_span(self.num_jobs / self.rate)
         self._set_up_belief(belief_settings or BeliefSettings())
         self._set_up_spaces(max_jobs, max_stages)
 
@@ -80,8 +88,15 @@ class Scenario:
         return self.workload.bank
 
     def draw(self, rng: np.random.Generator, time_limit: float | None) -> ClusterState:
-        """A new episode, before its first arrival."""
+        """A new episode, before its first arrival.
+
+        Raises
+        ------
+        ValueError
+            for arrivals beyond the clock of the simulator.
+        """
         picked, arrival_s = self.workload.draw(rng, self.num_jobs, self.rate)
+        self._check_span(arrival_s[-1])
         limit = self.time_limit if time_limit is None else time_limit
         return new_state(self.bank, picked, arrival_s, self.cluster, self.canonical, limit)
 
@@ -93,12 +108,26 @@ class Scenario:
             np.zeros((*clusters, self.num_jobs), BELIEF_JOB),
         )
 
+    def _check_span(self, last_s: float) -> None:
+        if last_s > LAST_ARRIVAL_S:
+            raise ValueError(
+                f"{self._offered} is too small, arrival_s: the last of {self.num_jobs} jobs would "
+                f"come after {last_s:g} s, the clock of the simulator allows {LAST_ARRIVAL_S:g} s"
+            )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Scenario:
+        """Nothing in it ever changes, so copies of environments share it."""
+        return self
+
     def _rate(self, load: float) -> float:
         llm = self.bank.output_tokens > 0
         seconds = self.cluster.latency.slot_seconds(
             self.bank.prompt_tokens[llm], self.bank.output_tokens[llm], self.cluster.max_batch
         )
-        return arrival_rate(load, self.cluster.llm_slots, float(seconds.sum()) / len(self.bank))
+        rate = arrival_rate(load, self.cluster.llm_slots, float(seconds.sum()) / len(self.bank))
+        if not is_positive(rate):
+            raise ValueError(f"load: {load} makes {rate} jobs/s")
+        return rate
 
     def _set_up_belief(self, settings: BeliefSettings) -> None:
         past = self.workload.past
@@ -116,8 +145,13 @@ class Scenario:
     def _set_up_spaces(self, max_jobs: int | None, max_stages: int | None) -> None:
         rows, edges = observation_bounds(self.bank, self.templates, self.canonical)
         self.rows_of_a_job, self.edges_of_a_job = rows, max(1, edges)
-        self.max_jobs = self.num_jobs if max_jobs is None else max_jobs
-        self.max_stages = self.max_jobs * rows if max_stages is None else max_stages
+        self.max_jobs = self.num_jobs if max_jobs is None else int(max_jobs)
+        self.max_stages = self.max_jobs * rows if max_stages is None else int(max_stages)
+        if self.max_stages > MOST_ROWS:
+            raise ValueError(
+                f"max_stages: {self.max_jobs:,} jobs of up to {rows} rows need {self.max_stages:,}"
+                f", at most {MOST_ROWS:,} are possible: choose fewer, or a smaller max_jobs"
+            )
         if self.max_stages < rows:
             raise ValueError(
                 f"max_stages: {self.max_stages} cannot hold a single job, which needs up to {rows}"
@@ -129,44 +163,64 @@ class Scenario:
         self.action_space: spaces.Space[Any] = spaces.Discrete(self.max_stages + 1)
 
 
-def _check_options(
-    num_jobs: int,
-    belief: str,
-    reward: str,
-    max_jobs: int | None,
-    arrival_rate: float | None,
-    time_limit: float | None,
-) -> None:
-    if num_jobs < 1:
-        raise ValueError(f"num_jobs: {num_jobs} is below 1")
-    if max_jobs is not None and max_jobs < 1:
-        raise ValueError(f"max_jobs: {max_jobs} is below 1")
-    if belief not in BELIEFS:
-        raise ValueError(f"belief: unknown {belief!r}, choose from {', '.join(BELIEFS)}")
-    if reward not in REWARDS:
-        raise ValueError(f"reward: unknown {reward!r}, choose from {', '.join(REWARDS)}")
-    if arrival_rate is not None and not (np.isfinite(arrival_rate) and arrival_rate > 0):
-        raise ValueError(f"arrival_rate: {arrival_rate} is not a positive rate in jobs/s")
-    _check_time_limit(time_limit)
+def check_count(name: str, value: Any, most: int = MOST_ROWS) -> None:
+    """ValueError, naming the option, unless it is a whole number from 1 to ``most``."""
+    if not is_whole(value, 1) or value > most:
+        raise ValueError(f"{name}: {value!r} is not a whole number from 1 to {most:,}")
 
 
-def _check_time_limit(time_limit: float | None) -> None:
-    if time_limit is not None and not (np.isfinite(time_limit) and time_limit > 0):
-        raise ValueError(f"time_limit: {time_limit} is not a positive time in seconds")
+def _check_options(options: Mapping[str, Any]) -> None:
+    for name, known in (("belief", BELIEFS), ("reward", REWARDS)):
+        value = options[name]
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{name}: unknown {value!r}, choose from {', '.join(known)}")
+    check_count("num_jobs", options["num_jobs"])
+    for name in ("max_jobs", "max_stages"):
+        if options[name] is not None:
+            check_count(name, options[name])
+    rate = options["arrival_rate"]
+    if rate is None and not is_positive(options["load"]):
+        raise ValueError(f"load: {options['load']!r} is not a positive number")
+    if rate is not None and not is_positive(rate):
+        raise ValueError(f"arrival_rate: {rate!r} is not a positive rate in jobs/s")
+    _check_time_limit(options["time_limit"])
+    settings = options["belief_settings"]
+    if not isinstance(settings, BeliefSettings | None):
+        raise ValueError(f"belief_settings: {settings!r} is no BeliefSettings")
 
 
-def episode_options(options: dict[str, Any] | None) -> float | None:
+def _check_time_limit(time_limit: Any) -> None:
+    if time_limit is not None and not is_positive(time_limit):
+        raise ValueError(f"time_limit: {time_limit!r} is not a positive time in seconds")
+
+
+def episode_options(options: Any, *others: str) -> float | None:
     """The time limit in the options of a reset, seconds, or None.
 
     Raises
     ------
     ValueError
-        for any other option, and a limit that is not a positive time.
+        for an option that is none of the others, and a limit that is not a positive time.
     """
+    if not isinstance(options, Mapping | None):
+        raise ValueError(f"options: {options!r} is no dictionary")
     options = options or {}
-    unknown = sorted(set(options) - {"time_limit"})
-    if unknown:
-        raise ValueError(f"options: unknown {unknown[0]!r}, a reset takes time_limit")
+    for name in options:
+        if name not in ("time_limit", *others):
+            raise ValueError(f"options: unknown {name!r}, a reset takes time_limit")
     limit = options.get("time_limit")
     _check_time_limit(limit)
-    return limit
+    return None if limit is None else float(limit)
+
+
+def seed_of(seed: Any) -> int | None:
+    """The seed of an episode, or None.
+
+    Raises
+    ------
+    ValueError
+        for anything but None and a whole number of at least 0.
+    """
+    if seed is not None and not is_whole(seed, 0):
+        raise ValueError(f"seed: {seed!r} is not a whole number of at least 0")
+    return None if seed is None else int(seed)

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import sys
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.cluster.simulator import DECIDE, FINISHED, TRUNCATED, start, step
-from llmsched_gym.cluster.state import ClusterState, Table
+from llmsched_gym.cluster.state import ClusterState, Table, copy_running
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
-from llmsched_gym.env.actions import InvalidAction, why_invalid
+from llmsched_gym.env.actions import InvalidAction, number_of, why_invalid
 from llmsched_gym.env.outcome import episode_metrics, job_table
-from llmsched_gym.env.rendering import render_ansi
+from llmsched_gym.env.rendering import RENDER_FPS, RENDER_MODES, check_render_mode, render
 from llmsched_gym.env.reward import Step
-from llmsched_gym.env.scenario import Scenario, episode_options
-from llmsched_gym.env.view import View, look
+from llmsched_gym.env.scenario import Scenario, episode_options, seed_of
+from llmsched_gym.env.view import Seen, View, look
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload
+
+
+class Snapshot(NamedTuple):
+    """A moment of an :class:`LLMSchedEnv`; only its :meth:`restore` needs to look inside."""
+
+    kind: tuple[Any, ...]
+    state: ClusterState
+    status: int
+    seen: Seen
+    rng: Mapping[str, Any]
 
 
 class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
@@ -43,20 +58,21 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
     reward : "jct", "makespan" or "completions".
     max_jobs, max_stages : rows of the observation; None is a size that cannot overflow. With
         smaller ones the oldest jobs are shown.
-    render_mode : None or "ansi".
+    render_mode : None, "ansi" (text) or "rgb_array" (a picture, uint8 [720, 1280, 3]).
     strict : raise on an illegal action instead of waiting.
     time_limit : seconds after which the episode is truncated, or None.
 
     Raises
     ------
     ValueError
-        for an unknown name, a number out of range, a task larger than an engine's KV capacity, or
-        a ``max_stages`` that cannot hold a single job.
+        for an unknown name, a number of another type or out of range, a task larger than an
+        engine's KV capacity, or a ``max_stages`` that cannot hold a single job. The message begins
+        with the name of the option.
     InvalidAction
         from :meth:`step`, if strict.
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 (Gymnasium's own form)
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
 
     def __init__(
         self,
@@ -74,8 +90,7 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         strict: bool = False,
         time_limit: float | None = None,
     ) -> None:
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode: unknown {render_mode!r}, choose from ansi or None")
+        check_render_mode(render_mode)
         self.scenario = scenario = Scenario(
             workload=workload,
             cluster=cluster,
@@ -89,8 +104,7 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
             max_stages=max_stages,
             time_limit=time_limit,
         )
-        self.workload, self.cluster = scenario.workload, scenario.cluster
-        self.num_jobs, self.rate, self.belief = num_jobs, scenario.rate, belief
+        self.num_jobs, self.rate, self.belief = scenario.num_jobs, scenario.rate, belief
         self.max_jobs, self.max_stages = scenario.max_jobs, scenario.max_stages
         self.notes = scenario.notes
         self.observation_space: spaces.Space[Any] = scenario.observation_space
@@ -98,6 +112,17 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         self.render_mode = render_mode
         self.strict = strict
         self._state: ClusterState | None = None
+        self._steps, self._last_step = 0, math.inf
+
+    @property
+    def workload(self) -> Workload:
+        """What arrives."""
+        return self.scenario.workload
+
+    @property
+    def cluster(self) -> Cluster:
+        """What runs it."""
+        return self.scenario.cluster
 
     @property
     def bank(self) -> JobBank:
@@ -127,38 +152,44 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         Raises
         ------
         ValueError
-            for any other option.
+            for any other option, and for a seed that is not a whole number of at least 0.
         """
-        super().reset(seed=seed)
-        self._state = self.scenario.draw(self.np_random, episode_options(options))
+        limit = episode_options(options)
+        super().reset(seed=seed_of(seed))
+        self._state = self.scenario.draw(self.np_random, limit)
         self._view = View(self.scenario, self._state)
-        status = start(self._state)
-        return self._observe(status), self._info(status)
+        self._steps, self._last_step = 0, _steps_allowed(self)
+        self._status = start(self._state)
+        return self._observe(), self._info()
 
     def step(
-        self, action: int
+        self, action: Any
     ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Run one task of the stage in row ``action``, or wait (the last action).
 
-        An illegal action sets ``info["invalid_action"]`` and waits; while nothing runs and nothing
-        will arrive it runs the first legal stage instead.
+        An action is an integer, or an integer array of shape () or (1,), see ``env.actions``. What
+        is none, and what is illegal, sets ``info["invalid_action"]`` and waits; while nothing runs
+        and nothing will arrive it runs the first legal stage instead.
 
         Raises
         ------
         InvalidAction
             for an illegal action, if ``strict``.
+        RuntimeError
+            before the first reset.
         """
-        state = self.state
-        invalid = not 0 <= action <= self.max_stages or not self._mask[action]
+        state, chosen = self.state, number_of(action)
+        invalid = not 0 <= chosen <= self.max_stages or not self._mask[chosen]
         if invalid and self.strict:
             view = self._view
-            raise InvalidAction(why_invalid(state, view.shown.rows, int(view.used[0]), int(action)))
+            raise InvalidAction(why_invalid(state, view.shown.rows, int(view.used[0]), action))
         if invalid:  # waits; where nothing could end a wait, the first legal stage runs
-            action = self.max_stages if self._mask[-1] else int(self._mask.argmax())
+            chosen = self.max_stages if self._mask[-1] else int(self._mask.argmax())
         clock = state.clock[0]
         before = clock["now"], clock["job_seconds"], clock["finished"]
-        stage = -1 if action == self.max_stages else int(self._view.shown.rows[action])
-        status = step(state, stage)
+        stage = -1 if chosen == self.max_stages else int(self._view.shown.rows[chosen])
+        self._status = status = step(state, stage)
+        self._steps += 1
         reward = self.scenario.reward(
             Step(
                 elapsed_s=float(clock["now"] - before[0]) / TICKS_PER_SECOND,
@@ -166,22 +197,34 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
                 completed_jobs=int(clock["finished"] - before[2]),
             )
         )
-        observation = self._observe(status)
-        info = self._info(status)
+        observation, info = self._observe(), self._info()
         if invalid:
             info["invalid_action"] = True
         return observation, reward, status == FINISHED, status == TRUNCATED, info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Booleans [max_stages + 1]: the legal actions, as sb3-contrib asks for them."""
+        """Booleans [max_stages + 1]: the legal actions, as sb3-contrib asks for them.
+
+        Raises
+        ------
+        RuntimeError
+            before the first reset, as all that is read of an episode.
+        """
+        self.state  # noqa: B018 (raises before the first reset)
         return self._mask.astype(np.bool_)
 
-    def render(self) -> str | None:  # type: ignore[override]
-        """The cluster as text, in render mode "ansi"."""
+    def render(self) -> Any:
+        """The cluster now: a text in mode "ansi", uint8 [720, 1280, 3] in mode "rgb_array"."""
         if self.render_mode is None:
-            gymnasium.logger.warn('render() without a render mode: make(..., render_mode="ansi")')
+            gymnasium.logger.warn(
+                'render() without a render mode: make(..., render_mode="rgb_array")'
+            )
             return None
-        return render_ansi(self.state, self.bank.applications)
+        return render(self.state, self.bank.applications, self.render_mode)
+
+    def metrics(self) -> dict[str, Any]:
+        """What the last ``info`` of an episode has, of the jobs that have completed so far."""
+        return episode_metrics(self.state, self.bank.applications)
 
     def job_table(self) -> dict[str, NDArray[Any]]:
         """Per job of the episode: application, arrival_s, completion_s and jct_s.
@@ -206,13 +249,86 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         """
         return look(self.scenario, self.state if state is None else state)._asdict()
 
-    def _observe(self, status: int) -> dict[str, NDArray[Any]]:
-        out = self._view.observe(self.state, status == DECIDE)
+    def snapshot(self) -> Snapshot:
+        """The present moment, to come back to with :meth:`restore` as often as need be.
+
+        It holds the episode and the state of ``np_random``, and can be pickled.
+        """
+        rng = self.np_random.bit_generator.state
+        return Snapshot(
+            self._kind(), copy_running(self.state), self._status, self._view.saved(), rng
+        )
+
+    def restore(self, snapshot: Snapshot) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Go on from a snapshot of this environment or of one made with the same options.
+
+        Returns
+        -------
+        The observation and the info of that moment.
+
+        Raises
+        ------
+        ValueError
+            for a snapshot of an environment with other tables.
+        """
+        if not isinstance(snapshot, Snapshot) or snapshot.kind != self._kind():
+            raise ValueError("snapshot: it is not of an environment with the same options")
+        scratch = None if self._state is None else self._view._scratch
+        self._view = View.of(self.scenario, snapshot.seen, scratch)
+        self._state, self._status = copy_running(snapshot.state), snapshot.status
+        self.np_random.bit_generator.state = snapshot.rng
+        return self._observe(), self._info()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LLMSchedEnv:
+        """An environment that goes on alike; what never changes is shared."""
+        twin = self.__class__.__new__(self.__class__)
+        memo[id(self)] = twin
+        memo[id(self.observation_space)] = self.observation_space
+        if self._state is not None:
+            memo[id(self._state)] = copy_running(self._state)
+            memo[id(self.np_random)] = _twin(self.np_random)
+        twin.__dict__ = {name: deepcopy(value, memo) for name, value in self.__dict__.items()}
+        return twin
+
+    def _kind(self) -> tuple[Any, ...]:
+        """What environments have in common that can restore each other's snapshots."""
+        one = self.scenario
+        sizes = self.num_jobs, self.max_jobs, self.max_stages, one.max_edges
+        return self.workload.name, len(self.bank), self.cluster, self.belief, *sizes
+
+    def _observe(self) -> dict[str, NDArray[Any]]:
+        out = self._view.observe(self.state, self._status == DECIDE)
         self._mask = out.action_mask.copy()  # what legality is judged by, whatever callers write
         return out._asdict()
 
-    def _info(self, status: int) -> dict[str, Any]:
+    def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = {"action_mask": self._mask.copy()}
-        if status != DECIDE:
-            info |= episode_metrics(self.state, self.bank.applications)
+        if self._status != DECIDE or self._steps >= self._last_step:
+            info |= self.metrics()
         return info
+
+
+def _twin(rng: np.random.Generator) -> np.random.Generator:
+    """What deepcopy makes of a generator, five times as fast."""
+    bits = rng.bit_generator
+    try:
+        twin = type(bits)(np.random.SeedSequence(**bits.seed_seq.state))  # type: ignore[attr-defined]
+    except (AttributeError, TypeError):  # a generator that somebody else has made
+        return deepcopy(rng)
+    twin.state = bits.state
+    return np.random.Generator(twin)
+
+
+def _steps_allowed(env: LLMSchedEnv) -> float:
+    """After how many steps a ``TimeLimit`` round the environment truncates, infinity without one.
+
+    Gymnasium tells an environment nothing of its wrappers, yet the info of that step should say
+    how the episode went. So this looks for the wrapper among the callers of ``reset()``.
+    """
+    steps, frame = math.inf, sys._getframe(2)
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, TimeLimit) and caller.unwrapped is env:
+            steps = min(steps, caller._max_episode_steps)
+        frame = frame.f_back  # type: ignore[assignment]
+    return steps

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from llmsched_gym.belief.inference import update
-from llmsched_gym.belief.networks import Beliefs, new_scratch
-from llmsched_gym.cluster.state import EVIDENCE, ClusterState, copy_state
+from llmsched_gym.belief.networks import Beliefs, Scratch, new_scratch
+from llmsched_gym.cluster.state import EVIDENCE, ClusterState, Table, copied, copy_state
 from llmsched_gym.env.features import Observation, empty_observation
-from llmsched_gym.env.observation import new_shown, observe
+from llmsched_gym.env.observation import Shown, new_shown, observe
 from llmsched_gym.env.scenario import Scenario
+
+
+class Seen(NamedTuple):
+    """What is believed and shown of a cluster: the arrays of a :class:`View`."""
+
+    stage_beliefs: Table
+    job_beliefs: Table
+    shown: Shown
+    used: NDArray[np.int64]
 
 
 class View:
@@ -38,7 +50,44 @@ class View:
             scenario.edges_of_a_job,
         )
         self.used = np.zeros(3, np.int64)
-        self.scratch = None if scenario.networks is None else new_scratch(scenario.networks)
+        self._scratch: Scratch | None = None
+
+    @property
+    def scratch(self) -> Scratch:
+        """Working space of the beliefs: none of it lasts, so that no copy has it."""
+        if self._scratch is None:
+            assert self.scenario.networks is not None
+            self._scratch = new_scratch(self.scenario.networks)
+        return self._scratch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the working space."""
+        return self.__dict__ | {"_scratch": None}
+
+    def saved(self) -> Seen:
+        """A copy of what is believed and shown."""
+        return self._copied(Seen(self.stage_beliefs, self.job_beliefs, self.shown, self.used))
+
+    @classmethod
+    def of(cls, scenario: Scenario, seen: Seen, scratch: Scratch | None = None) -> View:
+        """A view that goes on from what another one :meth:`saved`, which stays as it is."""
+        view = cls.__new__(cls)
+        view.scenario, view._scratch = scenario, scratch
+        view.stage_beliefs, view.job_beliefs, view.shown, view.used = view._copied(seen)
+        return view
+
+    def _copied(self, seen: Seen) -> Seen:
+        if self.scenario.networks is not None:  # without them nothing is ever believed
+            seen = seen._replace(
+                stage_beliefs=copied(seen.stage_beliefs), job_beliefs=copied(seen.job_beliefs)
+            )
+        shown = Shown._make(table.copy() for table in seen.shown)
+        return seen._replace(shown=shown, used=seen.used.copy())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> View:
+        return View.of(
+            self.scenario, Seen(self.stage_beliefs, self.job_beliefs, self.shown, self.used)
+        )
 
     def observe(self, state: ClusterState, asked: bool) -> Observation:
         """Update what is believed, and show it.
@@ -52,7 +101,6 @@ class View:
         """Update what is believed of the jobs that changed, if anything is."""
         scenario = self.scenario
         if scenario.networks is not None:
-            assert self.scratch is not None
             beliefs = Beliefs(self.stage_beliefs, self.job_beliefs, self.scratch)
             update(state, scenario.templates, scenario.networks, beliefs, scenario.mode)
 

@@ -79,6 +79,6 @@ def _play(env: LLMSchedEnv, policy: Policy, seed: int) -> tuple[int, float]:
         action = policy.act(observation)
         nanoseconds += time.perf_counter_ns() - begin
         decisions += 1
-        observation, _, terminated, truncated, _ = env.step(int(action))
+        observation, _, terminated, truncated, _ = env.step(action)
         over = terminated or truncated
     return decisions, nanoseconds / decisions / 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,9 @@ IntArray = NDArray[np.int64]
 class JobBank:
     """J jobs with S stages and T tasks in all, packed in compressed rows.
 
-    The stages of a job are stored in topological order, so parents precede children; stage
-    numbers inside a job (``parents``, ``stage_revealed_by``) are counted from the job's first
-    stage. Banks are shared: do not write into their arrays.
+    The stages of a job are stored in its own order, which says nothing of what is hidden: parents
+    may come after their children. Stage numbers inside a job (``parents``, ``stage_revealed_by``)
+    are counted from the job's first stage. Banks are shared: do not write into their arrays.
 
     Attributes
     ----------
@@ -85,14 +86,11 @@ class JobBank:
         revealed_by: list[int] = []
         parents: list[list[int]] = []
         for job, job_names in zip(jobs, names, strict=True):
-            order = job.topological_order()
-            position = {index: number for number, index in enumerate(order)}
-            for index in order:
-                stage = job.stages[index]
+            for stage, stage_is in zip(job.stages, job_names, strict=True):
                 stages.append(stage)
-                stage_name.append(name_index[job_names[index]])
-                parents.append(sorted(position[parent] for parent in stage.parents))
-                revealed_by.append(-1 if stage.revealed_by is None else position[stage.revealed_by])
+                stage_name.append(name_index[stage_is])
+                parents.append(sorted(stage.parents))
+                revealed_by.append(-1 if stage.revealed_by is None else stage.revealed_by)
         tasks = [task for stage in stages for task in stage.tasks]
         output = _ints(t.output_tokens if isinstance(t, LLMTask) else 0 for t in tasks)
         task_application = np.repeat(
@@ -126,8 +124,12 @@ class JobBank:
     def __len__(self) -> int:
         return len(self.job_ids)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> JobBank:
+        """Nothing in it ever changes, so copies of what uses it share it."""
+        return self
+
     def job(self, index: int) -> Job:
-        """Job ``index`` as an object, its stages in topological order."""
+        """Job ``index`` as an object."""
         first, last = int(self.job_stages[index]), int(self.job_stages[index + 1])
         return Job(
             application=self.applications[self.job_application[index]],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
@@ -78,7 +78,9 @@ class Stage:
 class Job:
     """One run of a compound LLM application: a directed acyclic graph of stages.
 
-    Stages are named by their index in ``stages``; the order is free, parents may come later.
+    Stages are named by their index in ``stages``; the order is free, parents may come later. It
+    decides ties between stages, so it should say nothing of what is hidden: the stages that are
+    known together keep their order whatever else the job turns out to have.
 
     Parameters
     ----------
@@ -144,21 +146,7 @@ class Job:
         InvalidJob
             if the graph has a cycle.
         """
-        waiting = [len(stage.parents) for stage in self.stages]
-        children: list[list[int]] = [[] for _ in self.stages]
-        for index, stage in enumerate(self.stages):
-            for parent in stage.parents:
-                children[parent].append(index)
-        order: list[int] = []
-        free = [index for index, count in enumerate(waiting) if count == 0]
-        heapify(free)
-        while free:
-            index = heappop(free)
-            order.append(index)
-            for child in children[index]:
-                waiting[child] -= 1
-                if waiting[child] == 0:
-                    heappush(free, child)
+        order = ordered({index: stage.parents for index, stage in enumerate(self.stages)})
         if len(order) < len(self.stages):
             stuck = min(set(range(len(self.stages))) - set(order))
             raise InvalidJob(f"stages[{stuck}].parents: the graph has a cycle")
@@ -182,15 +170,17 @@ class Job:
         """``name#occurrence`` of every stage, the identity by which jobs are compared.
 
         A name never depends on what may still be hidden when its stage becomes known. So the
-        occurrences (from 1, in topological order) count only stages that are then known for
-        certain: those known at arrival, or revealed by the stage's own revealer or by one of that
-        revealer's ancestors. Where two revealers run side by side, neither may count what the
-        other reveals; there the revealer itself is appended, as in ``search#1@plan#2``.
+        occurrences (from 1) count only stages that are then known for certain: those known at
+        arrival, or revealed by the stage's own revealer or by one of that revealer's ancestors.
+        What becomes known together is counted in the topological order of the graph that is then
+        seen, where hidden parents are stood for by what reveals them. Where two revealers run side
+        by side, neither may count what the other reveals; there the revealer itself is appended,
+        as in ``search#1@plan#2``.
         """
         order, ancestors = self.topological_order(), self.ancestors()
         batches: dict[int | None, list[int]] = {}
-        for index in order:
-            batches.setdefault(self.stages[index].revealed_by, []).append(index)
+        for index, stage in enumerate(self.stages):
+            batches.setdefault(stage.revealed_by, []).append(index)
         names = [""] * len(self.stages)
         suffix: dict[int | None, str] = {None: ""}
         for revealer in sorted(batches, key=lambda r: -1 if r is None else len(ancestors[r])):
@@ -202,11 +192,23 @@ class Job:
                 branch = suffix[self.stages[revealer].revealed_by]
                 suffix[revealer] = f"@{names[revealer]}" if beside else branch
             seen = Counter(self.stages[index].name for index in known)
-            for index in batches[revealer]:
+            for index in self._in_seen_order(batches[revealer], known):
                 name = self.stages[index].name
                 seen[name] += 1
                 names[index] = f"{name}#{seen[name]}{suffix[revealer]}"
         return tuple(names)
+
+    def _in_seen_order(self, batch: Sequence[int], known: Sequence[int]) -> list[int]:
+        """Stages that become known together, in the order in which those of a name are counted."""
+        if len({self.stages[index].name for index in batch}) == len(batch):
+            return list(batch)  # there is nothing to count
+        together, visible, seen = set(batch), {*batch, *known}, {}
+        for index in sorted(visible):
+            stage = self.stages[index]
+            seen[index] = {self._nearest(visible, parent) for parent in stage.parents}
+            if stage.revealed_by is not None:  # all between may be hidden
+                seen[index].add(stage.revealed_by)
+        return [index for index in ordered(seen) if index in together]
 
     def _runs_beside(self, revealer: int, known: Sequence[int], before: Set[int]) -> bool:
         """Whether a known stage neither precedes the revealer nor is known to wait for it."""
@@ -232,6 +234,29 @@ class Job:
         """All tasks, stage by stage."""
         for stage in self.stages:
             yield from stage.tasks
+
+
+def ordered(parents: Mapping[int, Collection[int]]) -> list[int]:
+    """Topological order of a graph, the lowest free number first; what is in a cycle is left out.
+
+    ``parents`` are those of each number, in rising order.
+    """
+    waiting = {index: len(row) for index, row in parents.items()}
+    children: dict[int, list[int]] = {index: [] for index in parents}
+    for index, row in parents.items():
+        for parent in row:
+            children[parent].append(index)
+    order: list[int] = []
+    free = [index for index, count in waiting.items() if count == 0]
+    heapify(free)
+    while free:
+        index = heappop(free)
+        order.append(index)
+        for child in children[index]:
+            waiting[child] -= 1
+            if waiting[child] == 0:
+                heappush(free, child)
+    return order
 
 
 def _check_stage(index: int, stage: Stage, count: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_gym.workload.bank import JobBank
-from llmsched_gym.workload.job import Job, Kind
+from llmsched_gym.workload.job import Job, Kind, ordered
 
 IntArray = NDArray[np.int64]
 
@@ -255,9 +255,9 @@ def _edge_intervals(
     revealer = bank.stage_revealed_by[first:last].tolist()
     number = {row: stage for stage, row in enumerate(canonical[first:last].tolist()) if row >= 0}
     awaits = [_row(table.awaits_of, table.awaits, row) for row in canonical[first:last]]
-    above: list[set[int]] = []
-    for row in parents:
-        above.append(set(row).union(*(above[parent] for parent in row)))
+    above: list[set[int]] = [set() for _ in parents]
+    for stage in ordered(dict(enumerate(parents))):
+        above[stage].update(parents[stage], *(above[parent] for parent in parents[stage]))
     intervals = []
     for stage, known in enumerate(revealer):
         before = {-1} if known < 0 else {-1, known, *above[known]}  # complete once it is visible

@@ -28,11 +28,39 @@ def test_it_is_the_batch_of_single_graphs(observation: dict[str, Any]) -> None:
 
     together = graph_data(observation)
     alone = [graph_data({key: array[b] for key, array in observation.items()}) for b in range(3)]
-    theirs = Batch.from_data_list(alone, exclude_keys=["batch", "ptr", "job", "job_batch"])
+    theirs = Batch.from_data_list(alone)
     assert together.num_nodes == int(observation["stage_mask"].sum()) > 0
-    for name in ("x", "edge_index", "batch", "ptr", "jobs", "cluster", "row", "legal", "can_wait"):
-        assert torch.equal(together[name], theirs[name]), name
+    same(together, theirs)
     assert together.validate()
+    for mine, other in zip(alone, theirs.to_data_list(), strict=True):
+        same(mine, other, apart={"ptr"})  # which no batch gives back
+
+
+def same(mine: Any, other: Any, apart: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    """The same fields, and in them the same numbers of the same type."""
+    assert set(mine.keys()) - apart == set(other.keys()) - apart
+    for name in set(mine.keys()) - apart:
+        assert mine[name].dtype == other[name].dtype, name
+        assert torch.equal(mine[name], other[name]), name
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_its_loader_makes_the_same_batches(observation: dict[str, Any], workers: int) -> None:
+    from torch_geometric.loader import DataLoader
+
+    nothing = {key: np.zeros_like(array) for key, array in observation.items()}
+    every = {key: np.concatenate([array, nothing[key][:1]]) for key, array in observation.items()}
+    graphs = [graph_data({key: array[b] for key, array in every.items()}) for b in (0, 3, 2, 1)]
+    loader = DataLoader(graphs, batch_size=4, num_workers=workers)
+    (loaded,) = loader
+    same(graph_data({key: array[[0, 3, 2, 1]] for key, array in every.items()}), loaded)
+
+
+def test_a_batch_of_batches_is_refused(observation: dict[str, Any]) -> None:
+    from torch_geometric.data import Batch
+
+    with pytest.raises(ValueError, match="a graph of 3 environments is a batch already"):
+        Batch.from_data_list([graph_data(observation)] * 2)
 
 
 def test_every_stage_finds_its_job_and_its_action(observation: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from llmsched_gym.env.actions import InvalidAction
 from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.env.vector import LLMSchedVectorEnv
+from support.comparing import check_same
 
 SMALL: dict[str, Any] = {
     "workload": "mixed",
@@ -39,23 +40,6 @@ def random_actions(rng: np.random.Generator, masks: Any, illegal: float) -> Any:
     legal = (rng.random(masks.shape) * masks).argmax(axis=1)
     anything = rng.integers(-1, masks.shape[1] + 1, len(masks))
     return np.where(rng.random(len(masks)) < illegal, anything, legal)
-
-
-def check_same(ours: Any, theirs: Any) -> None:
-    """The same keys, types and numbers, whatever the nesting."""
-    kind = getattr(getattr(theirs, "dtype", None), "kind", "")
-    if isinstance(theirs, dict):
-        assert ours.keys() == theirs.keys()
-        for key in theirs:
-            check_same(ours[key], theirs[key])
-    elif isinstance(theirs, (tuple, list)) or kind == "O":
-        for mine, other in zip(ours, theirs, strict=True):
-            check_same(mine, other)
-    elif isinstance(theirs, np.ndarray):
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(ours, theirs)
-    else:
-        assert ours == theirs
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
@@ -217,11 +201,15 @@ def test_strict_names_the_cluster() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_envs": 0}, "num_envs: 0 is below 1"),
-        ({"threads": 0}, "threads: 0 is below 1"),
-        ({"render_mode": "ansi"}, "render_mode"),
+        ({"num_envs": 0}, "num_envs: 0 is not a whole number from 1 to"),
+        ({"num_envs": 2.0}, "num_envs: 2.0 is not a whole number from 1 to"),
+        ({"num_envs": True}, "num_envs: True is not a whole number from 1 to"),
+        ({"threads": 0}, "threads: 0 is not a whole number from 1 to"),
+        ({"threads": "2"}, "threads: '2' is not a whole number from 1 to"),
+        ({"max_episode_steps": 0}, "max_episode_steps: 0 is not a whole number from 1 to"),
+        ({"render_mode": "human"}, "render_mode: unknown 'human', choose from ansi, rgb_array"),
         ({"belief": "nosuch"}, "belief: unknown 'nosuch'"),
-        ({"autoreset_mode": "never"}, "never"),
+        ({"autoreset_mode": "never"}, "autoreset_mode: unknown 'never', choose from NextStep"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from llmsched_gym.agents.decima.network import Graph, graph_of, join
-from llmsched_gym.env.sb3 import Arrays
+from llmsched_gym.env.sb3 import Arrays, TimedRewards
 
 
 class GraphRolloutBuffer(MaskableDictRolloutBuffer):
@@ -31,12 +31,18 @@ class GraphRolloutBuffer(MaskableDictRolloutBuffer):
 
     Parameters
     ----------
-    venv : a :class:`SB3VecEnv`, or one wrapped, whose steps are added.
     discount_s, trace_s : seconds, may be infinite.
+    venv : a :class:`SB3VecEnv`, or one wrapped. Only needed where some wrapper between it and the
+        model makes new arrays of rewards, so that they are no :class:`TimedRewards`.
     """
 
     def __init__(
-        self, *args: Any, venv: VecEnv, discount_s: float, trace_s: float, **options: Any
+        self,
+        *args: Any,
+        discount_s: float,
+        trace_s: float,
+        venv: VecEnv | None = None,
+        **options: Any,
     ) -> None:
         self._venv: Any = venv
         self._discount_s, self._trace_s = discount_s, trace_s
@@ -62,10 +68,11 @@ class GraphRolloutBuffer(MaskableDictRolloutBuffer):
         log_prob: Tensor,
         action_masks: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Add the step that ``venv`` has just done, from observations to log-probabilities."""
+        """Add a step, from observations to log-probabilities; its rewards say how long it took."""
         self.graphs.append(graph_of(obs))
         self.actions[self.pos] = action.reshape(-1)
-        self.seconds[self.pos] = self._venv.seconds
+        timed = reward if isinstance(reward, TimedRewards) else self._venv
+        self.seconds[self.pos] = timed.seconds
         self.rewards[self.pos] = reward
         self.episode_starts[self.pos] = episode_start
         self.values[self.pos] = value.cpu().numpy().reshape(-1)

@@ -192,7 +192,7 @@ def _maskable_ppo(venv: SB3VecEnv, seed: int, options: PPOOptions) -> MaskablePP
         max_grad_norm=options.max_gradient,
         target_kl=options.target_kl,
         rollout_buffer_class=GraphRolloutBuffer,
-        rollout_buffer_kwargs={"venv": venv, **clock},
+        rollout_buffer_kwargs=clock,
         policy_kwargs={"features_extractor_kwargs": sizes},
         device="cpu",
         _init_setup_model=False,
