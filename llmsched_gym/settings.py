@@ -38,9 +38,19 @@ class Settings(BaseModel):
             return cls(**given)
         except ValidationError as error:
             first = error.errors()[0]
-            why = first.get("ctx", {}).get("error", first["msg"])
-            what = "missing" if first["type"] == "missing" else why
-            raise ValueError(f"{prefix}{first['loc'][0]}: {what}") from None
+            name = prefix + ".".join(part for part in first["loc"] if isinstance(part, str))
+            if first["type"] == "extra_forbidden":
+                raise ValueError(f"unknown option {name!r}") from None
+            raise ValueError(f"{name}: {_what(first)}") from None
+
+
+def _what(error: Mapping[str, Any]) -> str:
+    """What is wrong with one value."""
+    if error["type"] == "missing":
+        return "missing"
+    if error["type"] == "model_type":
+        return f"{error['input']!r} is not a group of options, each with a name"
+    return str(error.get("ctx", {}).get("error", error["msg"]))
 
 
 def is_whole(value: Any, least: int) -> bool:
@@ -79,6 +89,9 @@ def _list(example: str) -> BeforeValidator:
     def check(value: Any) -> Any:
         if not isinstance(value, list):
             raise ValueError(f"{value!r} is not a list such as {example}")
+        for one in value:
+            if isinstance(one, list | dict):
+                raise ValueError(f"{one!r} is not a value of a list such as {example}")
         return tuple(dict.fromkeys(value))
 
     return BeforeValidator(check)
@@ -91,9 +104,23 @@ def _filled(value: Any) -> Any:
 
 
 def _folder(value: Any) -> Any:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("it needs the name of a folder")
-    return Path(value)
+    return home(value)
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+def home(path: str) -> Path:
+    """A path, in which ~ is the home of the user, as it is to a shell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # nobody knows where that is
+        return Path(path)
 
 
 Count = Annotated[int, _whole(1)]
@@ -101,6 +128,7 @@ Number = Annotated[int, _whole(0)]
 
 Positive = Annotated[float, BeforeValidator(_positive)]
 
+Text = Annotated[str, BeforeValidator(_text)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
 Names = Annotated[tuple[Any, ...], _list("[fcfs,fair]")]

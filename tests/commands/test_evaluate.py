@@ -165,7 +165,8 @@ def test_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "mine:Youngest" in done.stdout
     files = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
-    folder = "outputs/custom_task_automation_a100_llama2_7b_load2.0_bayes_seed0"
+    folder = next(name for name in files if "outputs" in name).rpartition("/")[0]
+    assert folder.startswith("outputs/custom_task_automation_a100_llama2_7b_load2.0_bayes_seed0_b")
     wanted = [*(f"{folder}/{name}" for name in FILES), "mine.py"]
     assert sorted(name for name in files if "__pycache__" not in name) == sorted(wanted)
 
