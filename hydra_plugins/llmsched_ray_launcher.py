@@ -4,15 +4,18 @@
 
 Each task runs the command in a process of its own and sends its files home, so that the machines
 need not share a disk: only the package, and what ``path`` options name, must be on each.
-(The hydra-ray-launcher package asks for versions of Ray and boto3 that are long gone.)
+(The package hydra-ray-launcher installs beside this Ray as well. This one is kept because it sends
+files home, and tells a sweeper what each point came to.)
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -21,7 +24,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from llmsched_gym.files import staged
+from llmsched_gym.files import locked, staged
 from llmsched_gym.processes import start_ray
 
 
@@ -68,6 +71,7 @@ class RayLauncher(Launcher):  # type: ignore[misc]
             raise SweepError(f"hydra/launcher=ray: {error}") from error
         except OSError as error:
             raise SweepError(f"hydra.launcher.address: {error}") from error
+        reached: dict[tuple[str, ...], float | None] = {}
         try:
             remote = ray.remote(num_cpus=self.num_cpus)(run_command)
             module = f"llmsched_gym.commands.{self.config.hydra.job.name}"
@@ -78,13 +82,17 @@ class RayLauncher(Launcher):  # type: ignore[misc]
             waiting = list(points)
             while waiting:
                 (done,), waiting = ray.wait(waiting)
-                _bring_home(ray.get(done), *points[done])
+                row, _ = points[done]
+                reached[tuple(row)] = _bring_home(ray.get(done), *points[done])
         finally:
             ray.shutdown()
-        return [
+        returns = [
             JobReturn(overrides=row, cfg=config, status=JobStatus.COMPLETED)
             for row, config in zip(job_overrides, configs, strict=True)
         ]
+        for one in returns:
+            one.return_value = reached[tuple(one.overrides)]
+        return returns
 
 
 def run_command(module: str, arguments: list[str]) -> tuple[int, str, dict[str, bytes]]:
@@ -106,16 +114,27 @@ def run_command(module: str, arguments: list[str]) -> tuple[int, str, dict[str, 
 
 def _bring_home(
     result: tuple[int, str, dict[str, bytes]], overrides: Sequence[str], config: DictConfig
-) -> None:
+) -> float | None:
+    """Write the files of a point and print what it printed; returns its mean JCT in seconds."""
     status, printed, files = result
     if status != 0:
         lines = printed.strip().splitlines() or [f"exit status {status}"]
         raise SweepError(f"{' '.join(overrides)}: {lines[-1]}")
     output_dir = Path(config.output_dir)
-    with staged(output_dir) as folder:
+    with locked(output_dir), staged(output_dir) as folder:
         for name, content in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
     text = printed.splitlines()
     print("\n".join([*text[:-1], f"Files: {output_dir}"]), flush=True)
+    return _mean_jct_s(files)
+
+
+def _mean_jct_s(files: Mapping[str, bytes]) -> float | None:
+    """What the commands return: of the evaluated policy, or of what was trained at its best."""
+    if "summary.json" in files:
+        policies = json.loads(files["summary.json"]).get("policies") or {}
+        return next((float(one["mean_jct"]["value"]) for one in policies.values()), None)
+    rows = csv.DictReader(files.get("held_out.csv", b"").decode().splitlines())
+    return next((float(row["mean_jct_s"]) for row in rows), None)

@@ -70,13 +70,13 @@ def raised(where: str, error: BaseException, frames: int = 1) -> BaseException:
     """What to raise for what code of the user raised: a PolicyError that says where it was.
 
     An interrupt is an interrupt, in whatever disguise; that the code wants to end the process is an
-    error like others. The first ``frames`` of the traceback are ours and not shown.
+    error like others. The first ``frames`` of the traceback, and those of an import, are not shown.
     """
     if interrupted(error):
         return Interrupted()
     trace = error.__traceback__
-    for _ in range(frames):
-        trace = trace and trace.tb_next
+    while trace and (frames > 0 or "importlib" in trace.tb_frame.f_code.co_filename):
+        trace, frames = trace.tb_next, frames - 1
     details = traceback.format_exception(type(error), error, trace)
     what = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
-    return PolicyError(f"{where}: {what}", "".join(map(printable, details)))
+    return PolicyError(f"{printable(where)}: {what}", "".join(map(printable, details)))

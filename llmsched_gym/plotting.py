@@ -15,7 +15,9 @@ from llmsched_gym.errors import one_line, printable
 try:
     import matplotlib  # noqa: F401
 except ValueError:  # MPLBACKEND names no backend; figures are drawn by Agg in any case
-    del os.environ["MPLBACKEND"]
+    os.environ.pop("MPLBACKEND", None)
+    for _name in [one for one in sys.modules if one.startswith("matplotlib.")]:
+        del sys.modules[_name]  # what has been imported without the rest
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg

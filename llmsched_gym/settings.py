@@ -64,10 +64,12 @@ def is_positive(value: Any) -> bool:
     return known and 0 < value < math.inf
 
 
-def _whole(least: int) -> BeforeValidator:
+def _whole(least: int, most: float = math.inf) -> BeforeValidator:
     def check(value: Any) -> Any:
         if not is_whole(value, least):
             raise ValueError(f"{value!r} is not a whole number of at least {least}")
+        if value > most:
+            raise ValueError(f"{value!r} is above {most}")
         return value
 
     return BeforeValidator(check)
@@ -123,7 +125,7 @@ def home(path: str) -> Path:
         return Path(path)
 
 
-Count = Annotated[int, _whole(1)]
+Count = Annotated[int, _whole(1, most=1_000_000)]
 Number = Annotated[int, _whole(0)]
 
 Positive = Annotated[float, BeforeValidator(_positive)]

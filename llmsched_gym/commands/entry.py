@@ -16,9 +16,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from llmsched_gym.commands import naming  # noqa: F401 (what configs/*.yaml name folders by)
 from llmsched_gym.commands.groups import register_groups
-from llmsched_gym.commands.naming import register_resolver
-from llmsched_gym.errors import InputError, Interrupted, PolicyError, interrupted, one_line
+from llmsched_gym.errors import (
+    InputError,
+    Interrupted,
+    PolicyError,
+    interrupted,
+    one_line,
+    printable,
+)
 from llmsched_gym.processes import WorkerDied
 
 PATHS = ("path", "checkpoint", "output_dir")  # what names of options that are paths end with
@@ -50,9 +57,12 @@ def run_command(
         if argument.startswith("-") and not _is_flag(argument):
             _fail(program, InputError(f"unknown flag {argument!r}, choose from {', '.join(FLAGS)}"))
     sweep = "-m" in arguments or "--multirun" in arguments
-    sys.argv = [sys.argv[0], *(path_as_text(argument, sweep) for argument in arguments)]
+    arguments = [path_as_text(one, sweep) for one in arguments if one != "experiment=null"]
+    for group, options in choices.items():
+        if f"{group}=null" in arguments:
+            _fail(program, InputError(f"{group}: choose from {', '.join(sorted(options))}"))
+    sys.argv = [sys.argv[0], *arguments]
     register_groups(choices)
-    register_resolver()
     try:
         with _ended_by_signals():
             command()
@@ -75,7 +85,10 @@ def one_line_errors(program: str) -> Iterator[None]:
         print(f"{program}: {error}\n{error.details}", end="", file=sys.stderr)
         sys.exit(1)
     except WorkerDied as error:
-        print(f"{program}: {error}; nothing is written", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except MemoryError as error:
+        print(f"{program}: this machine has not the memory: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:  # a bug, maybe in custom code; Hydra would cut its traceback
         if interrupted(error):
@@ -138,16 +151,17 @@ def _is_flag(argument: str) -> bool:
 def _fail(program: str, error: Exception) -> NoReturn:
     if _full_errors:
         traceback.print_exception(error)
-    print(f"{program}: {tell(error)}", file=sys.stderr)
+    print(f"{program}: {printable(tell(error))}", file=sys.stderr)
     sys.exit(2)
 
 
 def tell(error: Exception) -> str:
     """The message of an error in one line, for those of Hydra with the valid choices."""
     cause = error.__cause__ or error
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}: unknown {name!r}, choose from {', '.join(error.options)}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        choices = f", choose from {', '.join(error.options)}" if error.options else ""
+        return f"{group}: unknown {name!r}{choices}"
     if isinstance(error, OverrideParseException):
         why = one_line(Exception(error.message.splitlines()[0]))
         form = f"{error.override!r} is not of the form name=value: {why}"

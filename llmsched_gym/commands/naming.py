@@ -21,13 +21,8 @@ NO_MATTER = (  # to what is in the files, or how training goes on in the same fo
 LONGEST = 80  # characters of the options; all of a name stays below 200
 
 
-def register_resolver() -> None:
-    """Let a configuration say ``${other_options:}``."""
-    OmegaConf.register_new_resolver("other_options", _other_options, replace=True)
-
-
-def _other_options(*, _root_: DictConfig) -> str:
-    """For the name of a folder: the options that were given and are not in front of it already."""
+def other_options(*, _root_: DictConfig) -> str:
+    """What a configuration calls ``${other_options:}``: those given that are not in front of it."""
     hydra = _root_ if "hydra" in _root_ else None
     if hydra is None and not HydraConfig.initialized():
         return ""
@@ -69,3 +64,7 @@ def _plain(value: str) -> str:
 
 def _no_matter(name: str) -> bool:
     return name in NO_MATTER or name.partition(".")[0] in ("hydra", "wandb", "ray")
+
+
+# When this is imported, and not when a command begins: points of a sweep run in other processes.
+OmegaConf.register_new_resolver("other_options", other_options, replace=True)

@@ -112,10 +112,10 @@ class Evaluation:
     def setting(self) -> Setting:
         """Where the policies are compared."""
         env, cluster = self.env, self.env.cluster
+        demand = f"at {env.rate:g} jobs/s" if self.load is None else f"at load {self.load:g}"
         if not has_rate(env.workload):
-            demand = "all jobs at once"
-        else:
-            demand = f"at {env.rate:g} jobs/s" if self.load is None else f"at load {self.load:g}"
+            burst = isinstance(env.workload.arrivals, Burst)
+            demand = "all jobs at once" if burst else "as recorded"
         title = printable(
             f"{env.workload.name} {demand} on {cluster.name} "
             f"({cluster.engines} engines x {cluster.max_batch} slots, "
@@ -168,7 +168,7 @@ class Evaluation:
 
 
 def has_rate(workload: Workload) -> bool:
-    """Whether jobs arrive at a rate, and not all at once."""
+    """Whether jobs arrive at the rate that is asked for, and not all at once or as recorded."""
     return bool(getattr(workload.arrivals, "has_rate", not isinstance(workload.arrivals, Burst)))
 
 

@@ -56,7 +56,7 @@ def play(env: LLMSchedEnv, policy: Policy, label: str, seed: int, number: int) -
         for whatever the policy raises, be it to end the process.
     """
     env_seed, policy_seed = episode_seeds(seed, number)
-    who = f"policy {printable(label)}: episode {number}"
+    who = f"policy {label}: episode {number}"
     with _told(f"{who}: reset"):
         policy.reset(policy_seed)
     decisions, decision_us = _play(env, policy, who, env_seed)
@@ -87,10 +87,10 @@ def _play(env: LLMSchedEnv, policy: Policy, who: str, seed: int) -> tuple[int, f
         try:
             observation, _, terminated, truncated, _ = env.step(action)  # type: ignore[arg-type]
         except InvalidAction as error:
-            raise InputError(f"{who}: decision {decisions}: {one_line(error)}") from error
+            raise InputError(printable(f"{who}: decision {decisions}: {error}")) from error
         except (IndexError, TypeError, ValueError) as error:
-            what = f"{action!r} is no action: {one_line(error)}"
-            raise InputError(f"{who}: decision {decisions}: {printable(what)}") from error
+            what = f"{who}: decision {decisions}: {action!r} is no action: {one_line(error)}"
+            raise InputError(printable(what)) from error
         decisions += 1
         over = terminated or truncated
     return decisions, nanoseconds / decisions / 1000

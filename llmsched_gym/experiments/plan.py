@@ -18,6 +18,7 @@ from llmsched_gym.agents.base import find_policy, make_policy, policy_options
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scenario import BELIEFS
+from llmsched_gym.evaluation.comparison import has_rate
 from llmsched_gym.evaluation.results import REFERENCE, SJF
 from llmsched_gym.experiments.cells import (
     EVALUATED,
@@ -85,6 +86,8 @@ def plan(
     variants = {name: _labelled(name, changed, belief) for name in dict.fromkeys(policies)}
     studies = _studies(options, changed, belief)
     workloads, notes = _workloads(options.workloads, workload, belief)
+    if not all(map(has_rate, workloads.values())):
+        raise ValueError("workload.arrivals: an experiment compares loads, and these have none")
     digests = {name: _digest(workload) for name, workload in workloads.items()}
     played = {v for named in (variants, *studies.values()) for v in named.values()}
     made_by = _fingerprint({variant.policy for variant in played})

@@ -28,7 +28,7 @@ from llmsched_gym.experiments.figures import draw_all
 from llmsched_gym.experiments.play import play_cell
 from llmsched_gym.experiments.tables import Measured, Played, workload_tables, write_tables
 from llmsched_gym.files import staged
-from llmsched_gym.processes import map_processes
+from llmsched_gym.processes import WorkerDied, map_processes
 
 
 def run_experiment(
@@ -58,6 +58,8 @@ def run_experiment(
             summary = _write(folder, experiment, contents, settings)
     except OSError as error:
         raise InputError(f"output_dir: {one_line(error)}") from error
+    except WorkerDied as error:
+        raise WorkerDied(f"{error}; the same command goes on") from None
     except BaseException as error:
         if interrupted(error):
             raise KeyboardInterrupt("run the same command to go on") from None
