@@ -91,7 +91,7 @@ class RayLauncher(Launcher):  # type: ignore[misc]
             for row, config in zip(job_overrides, configs, strict=True)
         ]
         for one in returns:
-            one.return_value = reached[tuple(one.overrides)]
+            one.return_value = reached[tuple(one.overrides or ())]
         return returns
 
 

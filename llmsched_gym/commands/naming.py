@@ -18,7 +18,7 @@ NO_MATTER = (  # to what is in the files, or how training goes on in the same fo
     *("output_dir", "overwrite", "processes", "resume", "minutes", "checkpoint_minutes"),
     *("logger", "wandb", "ray", "rollout", "rollout.name", "hydra"),
 )
-LONGEST = 80  # characters of the options; all of a name stays below 200
+LONGEST = 64  # characters of the options; all of a name stays below 200
 
 
 def other_options(*, _root_: DictConfig) -> str:
