@@ -22,8 +22,6 @@ from llmsched_gym.errors import Interrupted
 
 T = TypeVar("T")
 
-LOOPBACK = "127.0.0.1"
-
 
 class WorkerDied(RuntimeError):
     """A process that did a part of the work is gone: one line that says how."""
@@ -245,13 +243,17 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> Any:
     OSError
         if there is none at the address.
     """
+    alone = address in (None, "local")
+    if alone:
+        # Ray calls a node by its outer address and listens to all the world, and takes "127.0.0.1"
+        # for that address; but where it makes no clusters by default, it keeps to the loopback.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError as error:
         raise ImportError(
             "Ray is not installed: pip install 'llmsched-gym[distributed]'"
         ) from error
-    alone: dict[str, Any] = {"_node_ip_address": LOOPBACK, "include_dashboard": False}
     try:
         if address and ":" in address and "//" not in address:  # Ray itself tries for minutes
             host, _, port = address.rpartition(":")
@@ -260,7 +262,7 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> Any:
             address=address or "local",
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **({} if address else alone | {"num_cpus": num_cpus}),
+            **({"num_cpus": num_cpus, "include_dashboard": False} if alone else {}),
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(f"no Ray at {address!r} ({error})") from error
