@@ -262,7 +262,8 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> Any:
             address=address or "local",
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **({"num_cpus": num_cpus, "include_dashboard": False} if alone else {}),
+            num_cpus=num_cpus if alone else None,
+            include_dashboard=False if alone else None,
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(f"no Ray at {address!r} ({error})") from error

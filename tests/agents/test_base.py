@@ -202,7 +202,7 @@ def test_what_a_class_says_of_beliefs_holds_for_itself_alone() -> None:
     told = [one.needs_belief for one in (Silent, Indifferent, Curious, Sure, Follower)]
     assert told == [None, False, None, True, True]
     assert all(policy.needs_belief is not None for policy in POLICIES.values())
-    assert type("MyFCFS", (POLICIES["fcfs"],), {}).needs_belief is None
+    assert type("MyFCFS", (POLICIES["fcfs"],), {})().needs_belief is None
 
 
 def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:

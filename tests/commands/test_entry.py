@@ -13,7 +13,7 @@ from llmsched_gym.commands import evaluate
 from llmsched_gym.commands.entry import path_as_text
 
 Command = Callable[..., tuple[int, str, str]]
-PLAIN = st.characters(exclude_characters="\\$'\"", exclude_categories=("Cs",))
+PLAIN = st.characters(exclude_characters="\\$'\"", exclude_categories=["Cs"])
 
 
 def read(argument: str) -> Any:
