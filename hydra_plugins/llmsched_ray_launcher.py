@@ -22,8 +22,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from llmsched_gym.errors import one_line
 from llmsched_gym.files import locked, staged
 from llmsched_gym.processes import start_ray
 
@@ -65,6 +66,8 @@ class RayLauncher(Launcher):  # type: ignore[misc]
         setup_globals()
         loader = self.context.config_loader
         configs = [loader.load_sweep_config(self.config, list(row)) for row in job_overrides]
+        for config in configs:
+            _check_home(config)
         try:
             ray = start_ray(self.address)
         except ImportError as error:
@@ -110,6 +113,24 @@ def run_command(module: str, arguments: list[str]) -> tuple[int, str, dict[str, 
             if path.is_file()
         }
     return done.returncode, done.stdout if done.returncode == 0 else done.stderr, files
+
+
+def _check_home(config: DictConfig) -> None:
+    """SweepError, before the work, if a point would replace results of other settings."""
+    # Imported here, for every program with Hydra in it imports this module.
+    from llmsched_gym.commands.evaluate import kept_settings
+    from llmsched_gym.commands.settings import check_replaceable, named_settings
+
+    folder = Path(config.output_dir)
+    names = [name for name in config if name not in ("hydra", "output_dir")]
+    settings = named_settings(OmegaConf.masked_copy(config, names))
+    try:
+        if (folder / "training.safetensors").exists():
+            raise ValueError(f"output_dir: {folder} holds a training run; choose another")
+        if not settings.get("overwrite", True):
+            check_replaceable(folder, kept_settings(settings))
+    except ValueError as error:
+        raise SweepError(one_line(error)) from error
 
 
 def _bring_home(

@@ -41,6 +41,7 @@ from llmsched_gym.files import locked, staged
 from llmsched_gym.processes import cores
 from llmsched_gym.settings import Count, Flag, Folder, Names, Number, Settings
 
+EXPERIMENT = ("experiment", "workload", "cluster", "belief", "seed")  # what makes one
 NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
     "policy": "experiment.policies",
     "baselines": "experiment.policies",
@@ -156,7 +157,7 @@ def evaluate(given: dict[str, Any]) -> float:
     console = Console(stderr=True)
     with console.status("reading the workload, fitting the belief"):
         evaluation, settings = build(given)
-    shown = {k: v for k, v in given.items() if k not in ("processes", "overwrite", "output_dir")}
+    shown = kept_settings(given)
     with _kept(settings, shown), staged(settings.output_dir) as folder:
         result = _play_with_progress(evaluation, console)
         result.write(folder, settings=shown)
@@ -168,6 +169,13 @@ def evaluate(given: dict[str, Any]) -> float:
         output.print(f"- {printable(note)}")
     output.print(f"Files: {printable(str(settings.output_dir))}", soft_wrap=True)
     return result.mean_jct_s
+
+
+def kept_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings that results are kept with and told apart by."""
+    if "experiment" in given:
+        return {name: given[name] for name in EXPERIMENT}
+    return {k: v for k, v in given.items() if k not in ("processes", "overwrite", "output_dir")}
 
 
 @contextmanager
@@ -196,8 +204,7 @@ def experiment(given: dict[str, Any], overridden: Sequence[str]) -> float:
     """
     with Console(stderr=True).status("reading the workloads, fitting the beliefs"):
         made, settings = build_experiment(given, overridden)
-    names = ("experiment", "workload", "cluster", "belief", "seed")
-    about = {name: given[name] for name in names}
+    about = kept_settings(given)
     with _kept(settings, about):
         return run_experiment(made, settings.output_dir, settings.processes or cores(), about)
 

@@ -38,6 +38,7 @@ PALETTE = (
     *("#332288", "#117733", "#882255", "#999933", "#AA4499", "#777777", "#44AA99", "#DDCC77"),
 )
 LOAD = 1.3  # of the figures that show one load
+NAMES = ("study", "workload", "cluster", "policy", "belief", "application")  # columns of tables
 SMALL = 7.0  # points, of what stands beside bars and lines
 
 Cell = Mapping[str, Any]
@@ -79,7 +80,8 @@ def _table(path: Path) -> pd.DataFrame:
     """A table, without rows or columns if there is none."""
     if not path.exists() or not path.stat().st_size:
         return pd.DataFrame()
-    return pd.read_csv(path, dtype={"policy": str, "belief": str})
+    # Names such as "NA", "null" or "7" are names.
+    return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
 
 
 def _study(results: pd.DataFrame, study: str) -> pd.DataFrame:

@@ -117,7 +117,12 @@ def test_every_point_has_a_folder_of_its_own(tmp_path: Path, launcher: str) -> N
         [*command, *sweep], capture_output=True, text=True, cwd=tmp_path, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("outputs/*/summary.json"))) == 2
+    results = list(tmp_path.glob("outputs/*/summary.json"))
+    assert len(results) == 2
+    other = (*command, *sweep, "seed=7", f"output_dir={results[0].parent}")
+    done = subprocess.run(other, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode != 0
+    assert "overwrite=true replaces them" in done.stderr
 
 
 @pytest.mark.slow
