@@ -122,7 +122,7 @@ def _check_home(config: DictConfig) -> None:
     from llmsched_gym.commands.settings import check_replaceable, named_settings
 
     folder = Path(config.output_dir)
-    names = [name for name in config if name not in ("hydra", "output_dir")]
+    names = [str(name) for name in config if name not in ("hydra", "output_dir")]
     settings = named_settings(OmegaConf.masked_copy(config, names))
     try:
         if (folder / "training.safetensors").exists():
