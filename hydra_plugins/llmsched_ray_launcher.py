@@ -4,24 +4,28 @@
 
 Each task runs the command in a process of its own and sends its files home, so that the machines
 need not share a disk: only the package, and what ``path`` options name, must be on each.
-(The hydra-ray-launcher package asks for versions of Ray and boto3 that are long gone.)
+(The package hydra-ray-launcher installs beside this Ray as well. This one is kept because it sends
+files home, and tells a sweeper what each point came to.)
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from llmsched_gym.files import staged
+from llmsched_gym.errors import one_line
+from llmsched_gym.files import locked, staged
 from llmsched_gym.processes import start_ray
 
 
@@ -62,12 +66,15 @@ class RayLauncher(Launcher):  # type: ignore[misc]
         setup_globals()
         loader = self.context.config_loader
         configs = [loader.load_sweep_config(self.config, list(row)) for row in job_overrides]
+        for config in configs:
+            _check_home(config)
         try:
             ray = start_ray(self.address)
         except ImportError as error:
             raise SweepError(f"hydra/launcher=ray: {error}") from error
         except OSError as error:
             raise SweepError(f"hydra.launcher.address: {error}") from error
+        reached: dict[tuple[str, ...], float | None] = {}
         try:
             remote = ray.remote(num_cpus=self.num_cpus)(run_command)
             module = f"llmsched_gym.commands.{self.config.hydra.job.name}"
@@ -78,13 +85,17 @@ class RayLauncher(Launcher):  # type: ignore[misc]
             waiting = list(points)
             while waiting:
                 (done,), waiting = ray.wait(waiting)
-                _bring_home(ray.get(done), *points[done])
+                row, _ = points[done]
+                reached[tuple(row)] = _bring_home(ray.get(done), *points[done])
         finally:
             ray.shutdown()
-        return [
+        returns = [
             JobReturn(overrides=row, cfg=config, status=JobStatus.COMPLETED)
             for row, config in zip(job_overrides, configs, strict=True)
         ]
+        for one in returns:
+            one.return_value = reached[tuple(one.overrides or ())]
+        return returns
 
 
 def run_command(module: str, arguments: list[str]) -> tuple[int, str, dict[str, bytes]]:
@@ -104,18 +115,47 @@ def run_command(module: str, arguments: list[str]) -> tuple[int, str, dict[str, 
     return done.returncode, done.stdout if done.returncode == 0 else done.stderr, files
 
 
+def _check_home(config: DictConfig) -> None:
+    """SweepError, before the work, if a point would replace results of other settings."""
+    # Imported here, for every program with Hydra in it imports this module.
+    from llmsched_gym.commands.evaluate import kept_settings
+    from llmsched_gym.commands.settings import check_replaceable, named_settings
+
+    folder = Path(config.output_dir)
+    names = [str(name) for name in config if name not in ("hydra", "output_dir")]
+    settings = named_settings(OmegaConf.masked_copy(config, names))
+    try:
+        if (folder / "training.safetensors").exists():
+            raise ValueError(f"output_dir: {folder} holds a training run; choose another")
+        if not settings.get("overwrite", True):
+            check_replaceable(folder, kept_settings(settings))
+    except ValueError as error:
+        raise SweepError(one_line(error)) from error
+
+
 def _bring_home(
     result: tuple[int, str, dict[str, bytes]], overrides: Sequence[str], config: DictConfig
-) -> None:
+) -> float | None:
+    """Write the files of a point and print what it printed; returns its mean JCT in seconds."""
     status, printed, files = result
     if status != 0:
         lines = printed.strip().splitlines() or [f"exit status {status}"]
         raise SweepError(f"{' '.join(overrides)}: {lines[-1]}")
     output_dir = Path(config.output_dir)
-    with staged(output_dir) as folder:
+    with locked(output_dir), staged(output_dir) as folder:
         for name, content in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
     text = printed.splitlines()
     print("\n".join([*text[:-1], f"Files: {output_dir}"]), flush=True)
+    return _mean_jct_s(files)
+
+
+def _mean_jct_s(files: Mapping[str, bytes]) -> float | None:
+    """What the commands return: of the evaluated policy, or of what was trained at its best."""
+    if "summary.json" in files:
+        policies = json.loads(files["summary.json"]).get("policies") or {}
+        return next((float(one["mean_jct"]["value"]) for one in policies.values()), None)
+    rows = csv.DictReader(files.get("held_out.csv", b"").decode().splitlines())
+    return next((float(row["mean_jct_s"]) for row in rows), None)

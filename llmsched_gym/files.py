@@ -1,13 +1,23 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, by one run at a time."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+LOCK = ".lock"  # in a folder that a run writes to, as long as it does
+UNFINISHED = ".unfinished-"  # what folders of files that are not in place yet begin with
+
+
+class FolderInUse(OSError):
+    """Another run is writing to the folder."""
 
 
 @contextmanager
@@ -25,25 +35,107 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staged(output_dir: Path) -> Iterator[Path]:
-    """A temporary folder whose files move to ``output_dir`` if all goes well, else vanish.
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to this run; it is made if need be, and goes if nothing is in it at the end.
 
-    Other files of ``output_dir`` stay.
+    What a run that was killed left there is cleaned up: see :func:`staged`.
+
+    Raises
+    ------
+    FolderInUse
+        if another run has it.
+    OSError
+        if nothing can be written there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(20, "Not a directory", str(folder))
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise FolderInUse(f"another run is writing to {folder}") from None
+        try:
+            _clean(folder)
+            yield
+        finally:
+            with suppress(OSError):  # some systems do not remove what is open
+                (folder / LOCK).unlink(missing_ok=True)
+            lock.release()
+    finally:
+        for one in made:
+            with suppress(OSError):  # there is something in it
+                one.rmdir()
+
+
+def _clean(folder: Path) -> None:
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+    for root in folder.glob(f"{UNFINISHED}*"):
+        _undo(root, folder)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files move to ``folder``, which exists, if all goes well.
+
+    Else they vanish. All move or none does: the files that were there are put aside, the new ones
+    are moved in, and one rename, of ``old`` to ``done``, is the moment from which the new ones
+    count. What goes wrong before is undone, and a run that is killed before is undone by the next
+    :func:`locked` on the folder. (Swapping whole folders would take a single rename, but would
+    carry off the user's other files: these stay.)
 
     Raises
     ------
     OSError
-        at once, if nothing can be written there.
+        if the files cannot be moved; those that were there are in place then.
     """
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise NotADirectoryError(20, "Not a directory", str(output_dir))
-    beside = output_dir if output_dir.is_dir() else output_dir.parent  # on the same file system
-    folder = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=beside))
+    root = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
     try:
-        yield folder
-        output_dir.mkdir(exist_ok=True)
-        for file in sorted(folder.iterdir()):
-            file.replace(output_dir / file.name)
+        (root / "new").mkdir()
+        yield root / "new"
+        _put(root, folder)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not (root / "old").exists():  # else undoing failed as well: the next run tries again
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _put(root: Path, folder: Path) -> None:
+    """Move the files in ``new`` to the folder."""
+    new, old = root / "new", root / "old"
+    names = sorted(str(path.relative_to(new)) for path in new.rglob("*") if not path.is_dir())
+    (root / "names").write_text(json.dumps(names), encoding="utf-8")
+    for path in (root / "names", *(new / name for name in names)):
+        with path.open("rb+") as file:  # on the disk, before a name leads to it
+            os.fsync(file.fileno())
+    old.mkdir()
+    try:
+        for name in names:
+            _move(folder / name, old / name)
+            _move(new / name, folder / name)
+        old.rename(root / "done")
+    except BaseException:
+        _undo(root, folder)
+        raise
+
+
+def _undo(root: Path, folder: Path) -> None:
+    """Put back what was there before :func:`_put`, wherever it ended; it may be tried again."""
+    new, old = root / "new", root / "old"
+    if not old.exists():  # nothing has been moved, or everything
+        return
+    for name in json.loads((root / "names").read_text(encoding="utf-8")):
+        if not (new / name).exists():
+            _move(folder / name, new / name)
+        _move(old / name, folder / name)
+    shutil.rmtree(old)
+
+
+def _move(path: Path, to: Path) -> None:
+    """Move what is at a path, if there is something."""
+    if os.path.lexists(path):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(to)

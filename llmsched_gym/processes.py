@@ -5,16 +5,26 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
+from llmsched_gym.errors import Interrupted
+
 T = TypeVar("T")
+
+
+class WorkerDied(RuntimeError):
+    """A process that did a part of the work is gone: one line that says how."""
 
 
 def cores() -> int:
@@ -33,7 +43,9 @@ def map_processes(
 ) -> list[T]:
     """``[function(context, item) for item in items]``, begun in this order.
 
-    Each process is sent the context once. Processes end when this one does, however it ends.
+    Each process is sent the context once. Processes end when this one does, however it ends. They
+    are told everything through pipes of their own, so that nothing is left behind on a disk or in
+    shared memory, and a process that dies, at birth or later, is noticed at once.
 
     Parameters
     ----------
@@ -43,72 +55,181 @@ def map_processes(
         With 1 all is done in this process.
     done
         Called with the index of an item, after it.
+
+    Raises
+    ------
+    WorkerDied
+        if a process is killed. What ``function`` raises is raised here.
     """
     processes = min(processes, len(items))
+    results: dict[int, T] = {}
     if processes <= 1:
-        results = []
         for index, item in enumerate(items):
-            results.append(function(context, item))
+            results[index] = function(context, item)
             done(index)
-        return results
-    with ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), _start_worker, (function, context)
-    ) as pool:
-        try:
-            with _interrupts_postponed():
-                futures = {pool.submit(_work, item): index for index, item in enumerate(items)}
-            for future in as_completed(futures):
-                future.result()
-                done(futures[future])
-        except BaseException:  # an interrupt, too: episodes that do not count are not awaited
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            raise
-    return [future.result() for future in futures]
+        return list(results.values())
+    given, waiting = pickle.dumps((function, context)), iter(range(len(items)))
+    busy: dict[Connection, int] = {}
+
+    def go_on(pipe: Connection) -> None:
+        for index in waiting:
+            _tell(pipe, pickle.dumps(items[index]), workers)
+            busy[pipe] = index
+            break
+
+    with _started(processes) as workers:
+        for pipe in workers:
+            _tell(pipe, given, workers)
+            go_on(pipe)
+        while busy:
+            wait([*busy, *(workers[pipe].sentinel for pipe in busy)])
+            for pipe in [one for one in busy if one.poll() or not workers[one].is_alive()]:
+                index = busy.pop(pipe)
+                results[index] = _answer(pipe, workers)
+                done(index)
+                go_on(pipe)
+    return [results[index] for index in range(len(items))]
+
+
+@contextmanager
+def _started(processes: int) -> Iterator[Mapping[Connection, BaseProcess]]:
+    """New processes by the pipes to them; in the end they are gone."""
+    context = multiprocessing.get_context("spawn")
+    workers: dict[Connection, BaseProcess] = {}
+    worker: BaseProcess
+    try:
+        with _interrupts_postponed():
+            for _ in range(processes):
+                pipe, other_end = context.Pipe()
+                # All that is sent before the process reads is small: a pipe that is full would
+                # block this process for ever if the other one is killed at birth.
+                worker = context.Process(target=_serve, args=(other_end,))
+                workers[pipe] = worker
+                worker.start()
+                other_end.close()  # so that a pipe ends with its process
+        yield workers
+        for pipe, worker in workers.items():
+            pipe.close()  # which ends a process that is waiting for work
+            worker.join(10)
+    finally:  # after an interrupt, too: episodes that do not count are not awaited
+        for pipe, worker in workers.items():
+            pipe.close()
+            if worker.pid is not None:
+                worker.kill()
+                worker.join()
+
+
+def _tell(pipe: Connection, message: bytes, workers: Mapping[Connection, BaseProcess]) -> None:
+    try:
+        pipe.send_bytes(message)
+    except OSError:
+        raise _died(workers[pipe]) from None
+
+
+def _answer(pipe: Connection, workers: Mapping[Connection, BaseProcess]) -> Any:
+    try:
+        if not pipe.poll():
+            raise EOFError
+        good, answer = pickle.loads(pipe.recv_bytes())
+    except (EOFError, OSError):
+        raise _died(workers[pipe]) from None
+    if not good:
+        error, told = answer
+        raise error from _Told(told)
+    return answer
+
+
+def _died(worker: BaseProcess) -> WorkerDied:
+    worker.join(10)
+    code = worker.exitcode
+    if code is not None and code < 0:
+        how = f"was killed by signal {-code}"
+        if -code == signal.SIGKILL:
+            how += ", as happens where memory runs out: fewer processes need less"
+    else:
+        how = f"ended with exit code {code}"
+    return WorkerDied(f"a process that played episodes {how}")
+
+
+class _Told(Exception):
+    """The traceback of another process, for those who read this one's."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
 
 
 @contextmanager
 def _interrupts_postponed() -> Iterator[None]:
-    """Ctrl-C takes effect afterwards, and never in processes that are started meanwhile."""
-    interrupts: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
+    """Ctrl-C and SIGTERM take effect afterwards, and never in processes started meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(one, lambda number, _frame: came.append(number)) for one in numbers]
     if sys.platform != "win32":
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # processes inherit it
     try:
         yield
     finally:
         if sys.platform != "win32":
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-    if interrupts:
-        raise KeyboardInterrupt
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+    if signal.SIGINT in came:
+        raise Interrupted
+    if came:
+        signal.raise_signal(signal.SIGTERM)
 
 
-_function: Callable[..., Any]  # of this worker process
-_context: Any
+# --- in a worker process --------------------------------------------------------------------------
 
 
-def _start_worker(function: Callable[..., Any], context: Any) -> None:
-    global _function, _context
-    _function, _context = function, context
+def _serve(pipe: Connection) -> None:
+    """Read the function and its context, then item by item, and answer each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError, OSError):
+        given = pipe.recv_bytes()
+        while True:
+            pipe.send_bytes(_outcome(given, pipe.recv_bytes()))
 
 
 def _end_with_parent() -> None:
-    """A killed process cannot tell its workers, which would wait for work for ever."""
+    """A killed process cannot tell its workers to stop what they are doing."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _work(item: Any) -> Any:
-    return _function(_context, item)
+def _outcome(given: bytes, item: bytes) -> bytes:
+    """True and the result of an item; or False, and what was raised and where."""
+    try:
+        function, context = _loaded(given)
+        return pickle.dumps((True, function(context, pickle.loads(item))))
+    except BaseException as error:
+        told = "".join(traceback.format_exception(error))
+        try:
+            packed = pickle.dumps((False, (error, told)))
+            pickle.loads(packed)
+        except Exception:  # an error that cannot be sent
+            return pickle.dumps((False, (RuntimeError(f"{type(error).__name__}: {error}"), told)))
+        return packed
+
+
+@lru_cache(maxsize=1)
+def _loaded(given: bytes) -> Any:
+    return pickle.loads(given)
+
+
+# --- Ray ------------------------------------------------------------------------------------------
 
 
 def start_ray(address: str | None, num_cpus: int | None = None) -> Any:
     """The module ``ray``, connected to a cluster at an address, or to a new one on this machine.
+
+    A new one is reached from this machine alone.
 
     Parameters
     ----------
@@ -122,6 +243,11 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> Any:
     OSError
         if there is none at the address.
     """
+    alone = address in (None, "local")
+    if alone:
+        # Ray calls a node by its outer address and listens to all the world, and takes "127.0.0.1"
+        # for that address; but where it makes no clusters by default, it keeps to the loopback.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError as error:
@@ -134,9 +260,10 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> Any:
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(
             address=address or "local",
-            num_cpus=None if address else num_cpus,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            num_cpus=num_cpus if alone else None,
+            include_dashboard=False if alone else None,
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(f"no Ray at {address!r} ({error})") from error

@@ -39,9 +39,19 @@ class Settings(BaseModel):
             return cls(**given)
         except ValidationError as error:
             first = error.errors()[0]
-            why = first.get("ctx", {}).get("error", first["msg"])
-            what = "missing" if first["type"] == "missing" else why
-            raise ValueError(f"{prefix}{first['loc'][0]}: {what}") from None
+            name = prefix + ".".join(part for part in first["loc"] if isinstance(part, str))
+            if first["type"] == "extra_forbidden":
+                raise ValueError(f"unknown option {name!r}") from None
+            raise ValueError(f"{name}: {_what(first)}") from None
+
+
+def _what(error: Mapping[str, Any]) -> str:
+    """What is wrong with one value."""
+    if error["type"] == "missing":
+        return "missing"
+    if error["type"] == "model_type":
+        return f"{error['input']!r} is not a group of options, each with a name"
+    return str(error.get("ctx", {}).get("error", error["msg"]))
 
 
 def is_whole(value: Any, least: int) -> bool:
@@ -58,10 +68,12 @@ def is_positive(value: Any) -> bool:
         return False
 
 
-def _whole(least: int) -> BeforeValidator:
+def _whole(least: int, most: float = math.inf) -> BeforeValidator:
     def check(value: Any) -> Any:
         if not is_whole(value, least):
             raise ValueError(f"{value!r} is not a whole number of at least {least}")
+        if value > most:
+            raise ValueError(f"{value!r} is above {most}")
         return int(value)
 
     return BeforeValidator(check)
@@ -83,6 +95,9 @@ def _list(example: str) -> BeforeValidator:
     def check(value: Any) -> Any:
         if not isinstance(value, list):
             raise ValueError(f"{value!r} is not a list such as {example}")
+        for one in value:
+            if isinstance(one, list | dict):
+                raise ValueError(f"{one!r} is not a value of a list such as {example}")
         return tuple(dict.fromkeys(value))
 
     return BeforeValidator(check)
@@ -95,16 +110,31 @@ def _filled(value: Any) -> Any:
 
 
 def _folder(value: Any) -> Any:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("it needs the name of a folder")
-    return Path(value)
+    return home(value)
 
 
-Count = Annotated[int, _whole(1)]
+def _text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+def home(path: str) -> Path:
+    """A path, in which ~ is the home of the user, as it is to a shell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # nobody knows where that is
+        return Path(path)
+
+
+Count = Annotated[int, _whole(1, most=1_000_000)]
 Number = Annotated[int, _whole(0)]
 
 Positive = Annotated[float, BeforeValidator(_positive)]
 
+Text = Annotated[str, BeforeValidator(_text)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
 Names = Annotated[tuple[Any, ...], _list("[fcfs,fair]")]

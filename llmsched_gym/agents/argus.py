@@ -24,6 +24,8 @@ class Argus(PriorityPolicy):
     placeholder, however much it turns out to be.
     """
 
+    needs_belief = False
+
     def priority(self, observation: Observation) -> Scores:
         """The number of unfinished stages and placeholders that wait for the stage."""
         return stage_feature(observation, "descendants")

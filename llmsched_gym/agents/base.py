@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_gym.env.features import JOB, STAGE
+from llmsched_gym.errors import InputError, PolicyError, raised
 
 Observation = Mapping[str, NDArray[Any]]
 Scores = NDArray[Any]
@@ -45,11 +46,19 @@ class Policy(ABC):
     ----------
     name : what the registry and the results call it.
     needs_belief : whether it reads expected demands, which are all zero with ``belief="none"``.
+        None, what a class is that says nothing, is taken as a yes where that does no harm: it is
+        shown the belief that is asked for, and marked as clairvoyant where that is the oracle. No
+        is not inherited: a subclass may read more.
     rng : its only source of randomness, seeded by :meth:`reset`.
     """
 
     name: ClassVar[str] = ""
-    needs_belief: ClassVar[bool] = False
+    needs_belief: ClassVar[bool | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.needs_belief is False and "needs_belief" not in vars(cls):
+            cls.needs_belief = None
 
     @cached_property
     def rng(self) -> np.random.Generator:
@@ -207,6 +216,8 @@ def make_policy(name: str, **options: Any) -> Policy:
     ------
     ValueError
         for an unknown name, module, class or option, and a missing or bad value of an option.
+    PolicyError
+        for what its module or class raises.
     """
     policy = find_policy(name)
     known = policy_options(policy)
@@ -222,6 +233,10 @@ def make_policy(name: str, **options: Any) -> Policy:
         return policy(**options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"policy {name}: {error}") from error
+    except (InputError, PolicyError):
+        raise
+    except BaseException as error:
+        raise raised(f"policy {name}", error) from error
 
 
 def find_policy(name: str) -> type[Policy]:
@@ -233,6 +248,8 @@ def find_policy(name: str) -> type[Policy]:
     ------
     ValueError
         if there is none.
+    PolicyError
+        for what its module raises.
     """
     if name in POLICIES:
         return POLICIES[name]
@@ -246,6 +263,8 @@ def find_policy(name: str) -> type[Policy]:
         module = importlib.import_module(module_name)
     except (ModuleNotFoundError, TypeError, ValueError) as error:  # also "", ".relative"
         raise ValueError(f"policy {name}: cannot import {module_name!r}: {error}") from error
+    except BaseException as error:
+        raise raised(f"policy {name}: cannot import {module_name!r}", error) from error
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Policy)):
         raise ValueError(

@@ -13,6 +13,8 @@ class Fair(PriorityPolicy):
     slots and regular executors count alike: our choice.
     """
 
+    needs_belief = False
+
     def priority(self, observation: Observation) -> Scores:
         """Minus the number of running tasks of the job."""
         return -job_feature(observation, "running_tasks")

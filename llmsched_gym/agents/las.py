@@ -24,6 +24,8 @@ class LAS(PriorityPolicy):
     still running count with the time they have used, as do tasks on regular executors.
     """
 
+    needs_belief = False
+
     def priority(self, observation: Observation) -> Scores:
         """Minus the slot time that the job's tasks have used, seconds."""
         return -job_feature(observation, "attained_s")

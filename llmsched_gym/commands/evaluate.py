@@ -8,7 +8,8 @@ How they are compared is in :mod:`llmsched_gym.evaluation.comparison`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import hydra
@@ -23,21 +24,24 @@ from llmsched_gym.commands.groups import groups
 from llmsched_gym.commands.settings import (
     Options,
     belief_of,
+    check_replaceable,
+    check_written,
     cluster_of,
     environment,
     named_settings,
     options,
 )
 from llmsched_gym.env.scheduling import LLMSchedEnv
-from llmsched_gym.errors import InputError, one_line
+from llmsched_gym.errors import InputError, one_line, printable
 from llmsched_gym.evaluation.comparison import CLAIRVOYANT, Comparison, Evaluation, Run, check_runs
 from llmsched_gym.experiments.cells import Experiment
 from llmsched_gym.experiments.plan import plan
 from llmsched_gym.experiments.run import run_experiment
-from llmsched_gym.files import staged
+from llmsched_gym.files import locked, staged
 from llmsched_gym.processes import cores
-from llmsched_gym.settings import Count, Folder, Names, Number, Settings
+from llmsched_gym.settings import Count, Flag, Folder, Names, Number, Settings
 
+EXPERIMENT = ("experiment", "workload", "cluster", "belief", "seed")  # what makes one
 NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
     "policy": "experiment.policies",
     "baselines": "experiment.policies",
@@ -66,6 +70,7 @@ class EvaluateSettings(Settings):
     seed: Number
     max_stages: Count | None
     processes: Count | None
+    overwrite: Flag
     output_dir: Folder
     experiment: Any = None
 
@@ -144,34 +149,64 @@ def _runs(policy: Options, baselines: Sequence[Any]) -> list[Run]:
 # --- the command ----------------------------------------------------------------------------------
 
 
-def evaluate(given: dict[str, Any]) -> None:
-    """Evaluate, write the files and print the table; InputError for bad settings."""
+def evaluate(given: dict[str, Any]) -> float:
+    """Evaluate, write the files and print the table; InputError for bad settings.
+
+    Returns the mean JCT of the policy in seconds, which a sweeper may minimise.
+    """
     console = Console(stderr=True)
     with console.status("reading the workload, fitting the belief"):
         evaluation, settings = build(given)
-    shown = {k: v for k, v in given.items() if k not in ("processes", "output_dir")}
-    try:
-        with staged(settings.output_dir) as folder:
-            result = _play_with_progress(evaluation, console)
-            result.write(folder, settings=shown)
-    except OSError as error:
-        raise InputError(f"output_dir: {one_line(error)}") from error
-    output = Console(highlight=False, markup=False)
+    shown = kept_settings(given)
+    with _kept(settings, shown), staged(settings.output_dir) as folder:
+        result = _play_with_progress(evaluation, console)
+        result.write(folder, settings=shown)
+    output = Console(highlight=False, markup=False, emoji=False)
     if not output.is_terminal:
         output.width = 120
     output.print(result.table())
     for note in result.notes:
-        output.print(f"- {note}")
-    output.print(f"Files: {settings.output_dir}", soft_wrap=True)
+        output.print(f"- {printable(note)}")
+    output.print(f"Files: {printable(str(settings.output_dir))}", soft_wrap=True)
+    return result.mean_jct_s
 
 
-def experiment(given: dict[str, Any], overridden: Sequence[str]) -> None:
-    """Do a whole experiment, or what is left of it; InputError for bad settings."""
+def kept_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings that results are kept with and told apart by."""
+    if "experiment" in given:
+        return {name: given[name] for name in EXPERIMENT}
+    return {k: v for k, v in given.items() if k not in ("processes", "overwrite", "output_dir")}
+
+
+@contextmanager
+def _kept(settings: EvaluateSettings, shown: dict[str, Any]) -> Iterator[None]:
+    """Keep ``output_dir`` to this run; InputError, before the work, if its results cannot be kept.
+
+    ``shown`` are the settings that results there are told apart by.
+    """
+    try:
+        with locked(settings.output_dir):
+            try:
+                check_written(shown)
+                if not settings.overwrite:
+                    check_replaceable(settings.output_dir, shown)
+            except ValueError as error:
+                raise InputError(one_line(error)) from error
+            yield
+    except OSError as error:
+        raise InputError(f"output_dir: {one_line(error)}") from error
+
+
+def experiment(given: dict[str, Any], overridden: Sequence[str]) -> float:
+    """Do a whole experiment, or what is left of it; InputError for bad settings.
+
+    Returns LLMSched's mean JCT in seconds over the places of the main study.
+    """
     with Console(stderr=True).status("reading the workloads, fitting the beliefs"):
         made, settings = build_experiment(given, overridden)
-    names = ("experiment", "workload", "cluster", "belief", "seed")
-    about = {name: given[name] for name in names}
-    run_experiment(made, settings.output_dir, settings.processes or cores(), about)
+    about = kept_settings(given)
+    with _kept(settings, about):
+        return run_experiment(made, settings.output_dir, settings.processes or cores(), about)
 
 
 def _play_with_progress(evaluation: Evaluation, console: Console) -> Comparison:
@@ -182,13 +217,13 @@ def _play_with_progress(evaluation: Evaluation, console: Console) -> Comparison:
 
 
 @hydra.main(config_path="pkg://llmsched_gym.configs", config_name="evaluate", version_base="1.3")
-def _run(config: DictConfig) -> None:
+def _run(config: DictConfig) -> float | None:
     with one_line_errors("evaluate.py"):
         settings = named_settings(config)
         if "experiment" in settings:
-            experiment(settings, [_name(one) for one in HydraConfig.get().overrides.task])
-        else:
-            evaluate(settings)
+            return experiment(settings, [_name(one) for one in HydraConfig.get().overrides.task])
+        return evaluate(settings)
+    return None  # after an error, which ends the process
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import Cluster, load_cluster
+from llmsched_gym.errors import printable
+from llmsched_gym.settings import home
 from llmsched_gym.workload.mixes import Workload, make_workload
 
 Options = dict[str, Any]  # of a group, its name among them
@@ -24,9 +28,10 @@ def named_settings(config: DictConfig) -> dict[str, Any]:
 
 def options(group: str, given: Any, choices: Mapping[str, Any], more: bool = False) -> Options:
     """The options of a group, none missing and none unknown, unless there may be ``more``."""
-    if not isinstance(given, dict) or given.get("name") not in choices:
+    name = given.get("name") if isinstance(given, dict) else None
+    if not isinstance(name, str) or name not in choices:
         raise ValueError(f"{group}: choose from {', '.join(sorted(choices))}")
-    known: Any = OmegaConf.to_container(OmegaConf.create(choices[given["name"]]))
+    known: Any = OmegaConf.to_container(OmegaConf.create(choices[name]))
     unknown = sorted(given.keys() - known.keys())
     if unknown and not more:
         raise ValueError(f"unknown option '{group}.{unknown[0]}'; valid here: {', '.join(known)}")
@@ -59,9 +64,67 @@ def workload_of(
 def cluster_of(name: str, path: str | None = None, **sizes: int | None) -> Cluster:
     """The cluster that the options of its group name."""
     given = {size: value for size, value in sizes.items() if value is not None}
-    return load_cluster(name if path is None else Path(path), **given)
+    return load_cluster(name if path is None else home(path), **given)
 
 
 def belief_of(name: str, **given: Any) -> tuple[str, BeliefSettings]:
     """The belief that the options of its group name, and its settings."""
     return name, BeliefSettings(**given)
+
+
+# --- settings that results are kept with ----------------------------------------------------------
+
+
+def check_written(settings: Any, name: str = "") -> None:
+    """ValueError, before the work, for a setting that a summary cannot hold: JSON knows no inf."""
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            check_written(value, f"{name}.{key}".lstrip("."))
+    elif isinstance(settings, list):
+        for value in settings:
+            check_written(value, name)
+    elif isinstance(settings, float) and not math.isfinite(settings):
+        raise ValueError(f"{name}: {settings} is not a finite number")
+    elif not isinstance(settings, str | int | float | None):
+        raise ValueError(f"{name}: {settings!r} is neither a text nor a number")
+
+
+def check_replaceable(folder: Path, settings: Any) -> None:
+    """ValueError if a folder holds results that were made with other settings.
+
+    ``summary.json`` there tells.
+    """
+    path = folder / "summary.json"
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise ValueError(
+            f"output_dir: {path} is not of these commands; choose another output_dir, or "
+            "overwrite=true replaces it"
+        ) from None
+    for difference in _differences(made, json.loads(json.dumps(settings))):
+        raise ValueError(
+            f"output_dir: {folder} holds results made {difference}; choose another output_dir, or "
+            "overwrite=true replaces them"
+        )
+
+
+def _differences(made: Any, given: Any, name: str = "") -> Iterator[str]:
+    if isinstance(made, dict) and isinstance(given, dict):
+        for key in sorted(made.keys() | given.keys()):
+            inner = f"{name}.{key}".lstrip(".")
+            if key not in made:
+                yield f"without {inner}"
+            elif key not in given:
+                yield f"with {inner}={_short(made[key])}"
+            else:
+                yield from _differences(made[key], given[key], inner)
+    elif made != given or type(made) is not type(given):
+        yield f"with {name}={_short(made)}, not {_short(given)}"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return printable(text if len(text) <= 60 else f"{text[:57]}...").replace("\n", " ")

@@ -73,7 +73,7 @@ def belief_rows(
             }
             for name, observation in zip(believers, observations, strict=False):
                 rows.append({"belief": name} | common | _judged(observation, truth, row))
-        action = int(policy.act(observations[0]))
+        action: Any = policy.act(observations[0])
         for number, env in enumerate(envs):
             observations[number], _, terminated, truncated, _ = env.step(action)
             over = terminated or truncated

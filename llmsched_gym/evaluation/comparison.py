@@ -28,6 +28,7 @@ from rich.table import Table
 from llmsched_gym.agents.base import Policy, find_policy, make_policy
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
+from llmsched_gym.errors import printable
 from llmsched_gym.evaluation.episodes import Episode, play
 from llmsched_gym.evaluation.results import (
     EPISODE_COLUMNS,
@@ -44,6 +45,7 @@ from llmsched_gym.evaluation.results import (
 )
 from llmsched_gym.processes import map_processes
 from llmsched_gym.settings import is_whole
+from llmsched_gym.workload.arrivals import Burst
 from llmsched_gym.workload.mixes import Workload
 
 if TYPE_CHECKING:
@@ -74,8 +76,8 @@ class Run:
         return make_policy(self.policy, **self.options)
 
     @property
-    def needs_belief(self) -> bool:
-        """Whether the policy reads expected demands."""
+    def needs_belief(self) -> bool | None:
+        """Whether the policy reads expected demands; None: nobody knows."""
         policy = self.policy
         return (policy if isinstance(policy, Policy) else find_policy(policy)).needs_belief
 
@@ -100,25 +102,29 @@ class Evaluation:
         return self.oracle if run.reference else self.env
 
     def clairvoyant(self) -> list[str]:
-        """Labels of the runs that read what nobody could know."""
+        """Labels of the runs that read, or may have read, what nobody could know."""
         return [
             run.label
             for run in self.runs
-            if self.environment(run).belief == "oracle" and run.needs_belief
+            if self.environment(run).belief == "oracle" and run.needs_belief is not False
         ]
 
     def setting(self) -> Setting:
         """Where the policies are compared."""
         env, cluster = self.env, self.env.cluster
-        demand = f"{env.rate:g} jobs/s" if self.load is None else f"load {self.load:g}"
-        title = (
-            f"{env.workload.name} at {demand} on {cluster.name} "
+        demand = f"at {env.rate:g} jobs/s" if self.load is None else f"at load {self.load:g}"
+        if not has_rate(env.workload):
+            burst = isinstance(env.workload.arrivals, Burst)
+            demand = "all jobs at once" if burst else "as recorded"
+        title = printable(
+            f"{env.workload.name} {demand} on {cluster.name} "
             f"({cluster.engines} engines x {cluster.max_batch} slots, "
             f"{cluster.regular_executors} regular executors)\n"
             f"episodes: {self.episodes}, jobs each: {env.num_jobs}, belief {env.belief}, "
             f"seed {self.seed}"
         )
-        return Setting(env.workload.name, cluster.name, self.load, self.seed, title)
+        load = self.load if has_rate(env.workload) else None
+        return Setting(env.workload.name, cluster.name, load, self.seed, title)
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results has to know."""
@@ -136,7 +142,7 @@ class Evaluation:
         """A word on tools if they are offered more work than LLM slots are."""
         env, executors = self.env, self.env.cluster.regular_executors
         busy = env.rate * float(env.bank.duration_s.sum()) / len(env.bank)
-        if busy / executors <= max(1.0, self.load or 0.0):
+        if not has_rate(env.workload) or busy / executors <= max(1.0, self.load or 0.0):
             return []
         return [
             f"The {executors} regular executors are offered {busy / executors:.1f} times what they "
@@ -151,10 +157,19 @@ class Evaluation:
         ------
         InputError
             for an illegal action, and for jobs that take longer than the simulator can count.
+        PolicyError
+            for what a policy raises.
+        WorkerDied
+            if a process is killed.
         """
         todo = [(run, number) for run in self.runs for number in range(self.episodes)]
         episodes = map_processes(_play, self, todo, self.processes, lambda _index: played())
         return Comparison(tuple(episodes), self.setting(), self.notes(), tuple(self.clairvoyant()))
+
+
+def has_rate(workload: Workload) -> bool:
+    """Whether jobs arrive at the rate that is asked for, and not all at once or as recorded."""
+    return bool(getattr(workload.arrivals, "has_rate", not isinstance(workload.arrivals, Burst)))
 
 
 def _play(evaluation: Evaluation, todo: tuple[Run, int]) -> Episode:
@@ -230,11 +245,22 @@ class Comparison:
         p95 = {one.policy: one.percentiles["p95_jct_s"] for one in self.summaries}
         return jct_by_policy(means, p95, self.clairvoyant, self.setting.title)
 
+    @property
+    def mean_jct_s(self) -> float:
+        """The mean JCT of the first policy in seconds, over all episodes."""
+        return float(self.summaries[0].mean.value or 0.0)
+
     def write(self, folder: Path, **more: Any) -> None:
-        """Write the files of an evaluation, with ``more`` in ``summary.json``."""
+        """Write the files of an evaluation, with ``more`` in ``summary.json``.
+
+        Tables come first; a figure that cannot be drawn does not cost them.
+        """
+        from llmsched_gym.plotting import save
+
         write_results(folder, self.played, self.summaries, self.setting, notes=self.notes, **more)
-        self.jct_cdf().savefig(folder / "jct_cdf.png")
-        self.jct_by_policy().savefig(folder / "jct_by_policy.png")
+        figures = {"jct_cdf": self.jct_cdf, "jct_by_policy": self.jct_by_policy}
+        for name, draw in figures.items():
+            save(draw, folder / f"{name}.png")
 
 
 Named = str | Policy | tuple[str, Mapping[str, Any]]
@@ -277,6 +303,8 @@ def compare(
         for what is not right in the arguments.
     InputError
         for an illegal action of a policy.
+    PolicyError
+        for what a policy raises.
     """
     _check_whole("episodes", episodes, 1)
     _check_whole("processes", processes, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,7 @@ from llmsched_gym.agents.base import Policy
 from llmsched_gym.cluster.ticks import NO_LIMIT, TICKS_PER_SECOND
 from llmsched_gym.env.actions import InvalidAction
 from llmsched_gym.env.scheduling import LLMSchedEnv
-from llmsched_gym.errors import InputError, one_line
+from llmsched_gym.errors import InputError, one_line, printable, raised
 
 
 @dataclass(frozen=True)
@@ -50,24 +52,25 @@ def play(env: LLMSchedEnv, policy: Policy, label: str, seed: int, number: int) -
     ------
     InputError
         for an illegal action, and for jobs that take longer than the simulator can count.
+    PolicyError
+        for whatever the policy raises, be it to end the process.
     """
     env_seed, policy_seed = episode_seeds(seed, number)
-    policy.reset(policy_seed)
-    try:
-        decisions, decision_us = _play(env, policy, env_seed)
-    except InvalidAction as error:
-        raise InputError(f"policy {label}: episode {number}: {error}") from error
+    who = f"policy {label}: episode {number}"
+    with _told(f"{who}: reset"):
+        policy.reset(policy_seed)
+    decisions, decision_us = _play(env, policy, who, env_seed)
     jobs = env.job_table()
     if np.isnan(jobs["completion_s"]).any():
         raise InputError(
-            f"policy {label}: episode {number}: its jobs take longer than the simulator can "
+            f"{who}: its jobs take longer than the simulator can "
             f"count, {NO_LIMIT / TICKS_PER_SECOND:g} s"
         )
     makespan_s = float(jobs["completion_s"].max())
     return Episode(label, number, jobs, makespan_s, decisions, decision_us)
 
 
-def _play(env: LLMSchedEnv, policy: Policy, seed: int) -> tuple[int, float]:
+def _play(env: LLMSchedEnv, policy: Policy, who: str, seed: int) -> tuple[int, float]:
     """The number of decisions, and the mean wall-clock microseconds of one."""
     try:
         observation, _ = env.reset(seed=seed)
@@ -76,9 +79,27 @@ def _play(env: LLMSchedEnv, policy: Policy, seed: int) -> tuple[int, float]:
     decisions, nanoseconds, over = 0, 0, False
     while not over:
         begin = time.perf_counter_ns()
-        action = policy.act(observation)
+        try:
+            action = policy.act(observation)
+        except BaseException as error:
+            raise raised(f"{who}: decision {decisions}", error) from error
         nanoseconds += time.perf_counter_ns() - begin
+        try:
+            observation, _, terminated, truncated, _ = env.step(action)  # type: ignore[arg-type]
+        except InvalidAction as error:
+            raise InputError(printable(f"{who}: decision {decisions}: {error}")) from error
+        except (IndexError, TypeError, ValueError) as error:
+            what = f"{who}: decision {decisions}: {action!r} is no action: {one_line(error)}"
+            raise InputError(printable(what)) from error
         decisions += 1
-        observation, _, terminated, truncated, _ = env.step(action)
         over = terminated or truncated
     return decisions, nanoseconds / decisions / 1000
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """What a policy raises inside becomes an error that says where."""
+    try:
+        yield
+    except BaseException as error:
+        raise raised(where, error, frames=2) from error

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from llmsched_gym import metrics
+from llmsched_gym.errors import printable
 from llmsched_gym.evaluation.episodes import Episode
 from llmsched_gym.metrics import Estimate
 
@@ -107,15 +109,15 @@ def _jct_of_policies(episodes: Iterable[Episode]) -> dict[str, list[NDArray[np.f
 def results_table(summaries: Sequence[Summary], title: str) -> Table:
     """The summaries to be read, one row a policy."""
     evaluated = summaries[0].policy
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=plain(title, "bold"), title_justify="left")
     table.add_column("policy\n")
-    table.add_column("mean JCT, s\n[95 % interval]", justify="right")
+    table.add_column(plain("mean JCT, s\n[95 % interval]"), justify="right")
     table.add_column("p95 JCT, s\n", justify="right")
-    table.add_column(f"reduction by\n{evaluated}", justify="right")
+    table.add_column(plain(f"reduction by\n{evaluated}"), justify="right")
     table.add_column("SJF-to-oracle\ngap closed", justify="right")
     for one in summaries:
         table.add_row(
-            one.policy + (" (clairvoyant)" if one.clairvoyant else ""),
+            plain(one.policy + (" (clairvoyant)" if one.clairvoyant else "")),
             shown(one.mean),
             f"{one.percentiles['p95_jct_s']:.1f}",
             shown(one.reduction, percent=True),
@@ -124,6 +126,11 @@ def results_table(summaries: Sequence[Summary], title: str) -> Table:
             end_section=one is summaries[0] or one in summaries[-2:-1],
         )
     return table
+
+
+def plain(text: str, style: str = "") -> Text:
+    """A text with names in it, to be shown as it is: no markup, no emoji, nothing for terminals."""
+    return Text(printable(text), style)
 
 
 def shown_gap(gap: Estimate | None) -> str:
@@ -163,7 +170,8 @@ def write_results(
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
     """Write a table with a row of column names."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    # Names from anywhere: half of a surrogate pair has no place in UTF-8 and is escaped.
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

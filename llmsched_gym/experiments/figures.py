@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from llmsched_gym import metrics
 from llmsched_gym.experiments.cells import EVALUATED
 from llmsched_gym.metrics import Estimate
-from llmsched_gym.plotting import BLACK, COLOURS, DASHES
+from llmsched_gym.plotting import (
+    BLACK,
+    COLOURS,
+    DASHES,
+    legend_name,
+    new_picture,
+    save,
+    shown_label,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +38,7 @@ PALETTE = (
     *("#332288", "#117733", "#882255", "#999933", "#AA4499", "#777777", "#44AA99", "#DDCC77"),
 )
 LOAD = 1.3  # of the figures that show one load
+NAMES = ("study", "workload", "cluster", "policy", "belief", "application")  # columns of tables
 SMALL = 7.0  # points, of what stands beside bars and lines
 
 Cell = Mapping[str, Any]
@@ -46,7 +55,8 @@ def draw_all(folder: Path) -> list[Path]:
 
     Returns
     -------
-    The PNG files written. The same tables make the same files.
+    The PNG files written. The same tables make the same files. A figure that cannot be drawn costs
+    no other: see :func:`llmsched_gym.plotting.save`.
     """
     results = _table(folder / "results.csv")
     looks = Looks.of(results)
@@ -62,20 +72,16 @@ def draw_all(folder: Path) -> list[Path]:
         "belief_error": lambda: belief_error(_table(folder / "belief.csv")),
         "overhead": lambda: overhead(_table(folder / "overhead.csv"), looks),
     }
-    written = []
-    for name, draw in figures.items():
-        figure = draw()
-        if figure is not None:
-            written.append(folder / f"{name}.png")
-            figure.savefig(written[-1])
-    return written
+    paths = {folder / f"{name}.png": draw for name, draw in figures.items()}
+    return [path for path, draw in paths.items() if save(draw, path)]
 
 
 def _table(path: Path) -> pd.DataFrame:
     """A table, without rows or columns if there is none."""
     if not path.exists() or not path.stat().st_size:
         return pd.DataFrame()
-    return pd.read_csv(path, dtype={"policy": str, "belief": str})
+    # Names such as "NA", "null" or "7" are names.
+    return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
 
 
 def _study(results: pd.DataFrame, study: str) -> pd.DataFrame:
@@ -125,7 +131,7 @@ class Looks:
 
     def name(self, label: str) -> str:
         """The label, with a word on what it knows."""
-        return f"{label} (clairvoyant)" if label in self.clairvoyant else label
+        return shown_label(label, self.clairvoyant)
 
 
 def _is_llmsched(label: str) -> bool:
@@ -136,16 +142,10 @@ def _grid(
     title: str, panels: int, columns: int, width: float, height: float
 ) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels, ``width`` x ``height`` inches each, under a title."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-
     columns = min(columns, panels)
     rows = -(-panels // columns)
-    size = (max(7.5, columns * width), 0.5 + rows * height)
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_picture(title, max(7.5, columns * width), 0.5 + rows * height)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    figure.suptitle(title, fontsize="medium", x=0.01, horizontalalignment="left")
     for one in axes[panels:]:
         one.set_visible(False)
     for one in axes[:panels]:
@@ -544,7 +544,8 @@ def belief_calibration(belief: pd.DataFrame) -> Figure | None:
         colour = PALETTE[number % len(PALETTE)]
         some = np.linspace(0, len(x) - 1, min(len(x), 400)).astype(int)
         left.plot(x[some], y[some], ".", color=colour, markersize=2, alpha=0.25)
-        left.plot(*_binned(x, y), marker="osD^vP"[number % 6], color=colour, label=name)
+        style: dict[str, Any] = {"marker": "osD^vP"[number % 6], "color": colour}
+        left.plot(*_binned(x, y), label=legend_name(name), **style)
     ends = [*left.get_xlim(), *left.get_ylim()]
     left.axline((1, 1), slope=1, color=BLACK, linewidth=0.8, linestyle=":")
     _log(left.xaxis, left.set_xscale)
@@ -592,7 +593,7 @@ def _coverage(axes: Axes, belief: pd.DataFrame, applications: Sequence[str]) -> 
             text = f"{kind}: {share:.0f} %"
             axes.text(1, y, text, fontsize=SMALL, color="white", va="center")
     axes.axvline(90, color=BLACK, linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(groups)), list(groups), fontsize=SMALL + 1)
+    axes.set_yticks(range(len(groups)), list(map(legend_name, groups)), fontsize=SMALL + 1)
     axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.set_xlim(0, 100)
     axes.grid(visible=False, axis="y")

@@ -6,24 +6,20 @@ python evaluate.py experiment=paper
 from __future__ import annotations
 
 import hashlib
-import inspect
-import platform
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import llmsched_gym
 from llmsched_gym.agents.base import find_policy, make_policy, policy_options
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.limits import fitted
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scenario import BELIEFS
+from llmsched_gym.evaluation.comparison import has_rate
 from llmsched_gym.evaluation.results import REFERENCE, SJF
 from llmsched_gym.experiments.cells import (
     EVALUATED,
@@ -36,20 +32,20 @@ from llmsched_gym.experiments.cells import (
     Variant,
 )
 from llmsched_gym.experiments.play import environment
-from llmsched_gym.settings import Count, Counts, Names, Number, Numbers, Positives, Settings
+from llmsched_gym.experiments.sources import fingerprint as _fingerprint
+from llmsched_gym.settings import Count, Counts, Names, Number, Numbers, Positives, Settings, Text
 from llmsched_gym.workload.mixes import Workload, make_workload
 
 BLOCK = 5  # episodes of a cell
-SUFFIXES = (".py", ".yaml", ".json", ".safetensors")  # of what results depend on
 
 
 class Options(Settings):
     """What an experiment is made of, as in ``configs/experiment/paper.yaml``."""
 
-    name: Any
+    name: Text
     episodes: Count
     num_jobs: Count
-    workloads: Any
+    workloads: Names | None
     loads: Positives
     policies: Names
     engines: Counts
@@ -91,6 +87,8 @@ def plan(
     variants = {name: _labelled(name, changed, belief) for name in dict.fromkeys(policies)}
     studies = _studies(options, changed, belief)
     workloads, notes = _workloads(options.workloads, workload, belief)
+    if not all(map(has_rate, workloads.values())):
+        raise ValueError("workload.arrivals: an experiment compares loads, and these have none")
     digests = {name: _digest(workload) for name, workload in workloads.items()}
     played = {v for named in (variants, *studies.values()) for v in named.values()}
     made_by = _fingerprint({variant.policy for variant in played})
@@ -145,6 +143,10 @@ def _ablations(options: Options, belief: BeliefSettings) -> dict[str, Variant]:
     changes = options.ablations or {}
     if not isinstance(changes, dict) or not all(isinstance(c, dict) for c in changes.values()):
         raise ValueError("experiment.ablations: each needs options such as {epsilon: 0}")
+    for label, change in changes.items():
+        for name, value in change.items():
+            if isinstance(value, list | dict):
+                raise ValueError(f"experiment.ablations.{label}.{name}: {value!r} is no value")
     return {str(label): _variant(EVALUATED, belief, change) for label, change in changes.items()}
 
 
@@ -181,7 +183,7 @@ def _variant(name: str, settings: BeliefSettings, changes: dict[str, Any] | None
         raise ValueError(f"belief: unknown {belief!r}, choose from {', '.join(BELIEFS)}")
     names = {field.name for field in fields(BeliefSettings)} & options.keys()
     settings = replace(settings, **{name: options.pop(name) for name in names})
-    if not make_policy(policy, **options).needs_belief:
+    if make_policy(policy, **options).needs_belief is False:
         belief = "none"  # it looks at nothing that a belief says, which takes time to work out
     defaults = policy_options(find_policy(policy))
     changed = tuple(sorted((k, v) for k, v in options.items() if v != defaults[k]))
@@ -196,7 +198,7 @@ def _blocks(place: Place, variant: Variant, num_jobs: int, episodes: int) -> tup
 
 
 def _workloads(
-    names: list[Any] | None, options: dict[str, Any], belief: BeliefSettings
+    names: Sequence[Any] | None, options: dict[str, Any], belief: BeliefSettings
 ) -> tuple[dict[str, Workload], tuple[str, ...]]:
     """The workloads by name, and notes on what is left out."""
     if options["name"] == "traces":
@@ -210,7 +212,7 @@ def _workloads(
 
 
 def _traced(
-    names: list[Any] | None, options: dict[str, Any], belief: BeliefSettings
+    names: Sequence[Any] | None, options: dict[str, Any], belief: BeliefSettings
 ) -> tuple[dict[str, Workload], tuple[str, ...]]:
     """All real jobs together, and each application alone that has enough past jobs."""
     everything = make_workload(**options)
@@ -256,34 +258,6 @@ def _try_out(bench: Bench, variants: Iterable[Variant], loads: Sequence[float]) 
 
 
 # --- What cells depend on -------------------------------------------------------------------------
-
-
-PACKAGE = Path(llmsched_gym.__file__).parent
-WITHOUT = (  # what does not change what is played
-    *("commands", "configs", "workload/fitting", "plotting.py", "evaluation/figures.py"),
-    *("evaluation/results.py", "evaluation/comparison.py"),
-    *("experiments/run.py", "experiments/tables.py", "experiments/figures.py"),
-)
-
-
-def _fingerprint(policies: Iterable[str]) -> str:
-    """Of all that is run when a cell is played, and of the libraries that it computes with.
-
-    Of policies from elsewhere (``module:Class``) the file with the class counts.
-    """
-    digest = hashlib.sha256(platform.python_version().encode())
-    for library in ("numba", "numpy", "pgmpy", "scipy", "torch"):
-        with suppress(PackageNotFoundError):  # torch is not needed by most policies
-            digest.update(f"{library} {version(library)}\n".encode())
-    sources = {Path(inspect.getfile(find_policy(policy))) for policy in policies}
-    without = [PACKAGE / name for name in WITHOUT]
-    for path in PACKAGE.rglob("*"):
-        if path.suffix in SUFFIXES and not any(path.is_relative_to(part) for part in without):
-            sources.add(path)
-    for path in sorted(sources):
-        digest.update(f"{path.name}\n".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _digest(workload: Workload) -> str:

@@ -21,22 +21,27 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from llmsched_gym.errors import InputError, interrupted, one_line
+from llmsched_gym.errors import InputError, interrupted, one_line, printable
 from llmsched_gym.evaluation.results import REFERENCE
-from llmsched_gym.experiments.cells import Cell, Experiment, load
+from llmsched_gym.experiments.cells import EVALUATED, Cell, Experiment, load
 from llmsched_gym.experiments.figures import draw_all
 from llmsched_gym.experiments.play import play_cell
 from llmsched_gym.experiments.tables import Measured, Played, workload_tables, write_tables
 from llmsched_gym.files import staged
-from llmsched_gym.processes import map_processes
+from llmsched_gym.processes import WorkerDied, map_processes
 
 
 def run_experiment(
     experiment: Experiment, output_dir: Path, processes: int, settings: dict[str, Any]
-) -> None:
+) -> float:
     """Play what is not played yet, write tables and figures, print the tables of the main study.
 
-    ``settings`` are for ``summary.json``.
+    ``settings`` are for ``summary.json``; ``output_dir`` is this run's alone
+    (:func:`llmsched_gym.files.locked`).
+
+    Returns
+    -------
+    LLMSched's mean JCT in seconds over the places of the main study.
 
     Raises
     ------
@@ -53,17 +58,21 @@ def run_experiment(
             summary = _write(folder, experiment, contents, settings)
     except OSError as error:
         raise InputError(f"output_dir: {one_line(error)}") from error
+    except WorkerDied as error:
+        raise WorkerDied(f"{error}; the same command goes on") from None
     except BaseException as error:
         if interrupted(error):
             raise KeyboardInterrupt("run the same command to go on") from None
         raise
     _print(experiment, summary, output_dir)
+    main = (row for row in summary if (row["study"], row["policy"]) == ("main", EVALUATED))
+    return float(np.mean([row["mean_jct_s"] for row in main]))
 
 
 def _play_all(experiment: Experiment, processes: int, console: Console) -> dict[Cell, Any]:
     """The contents of all cells; those that :func:`load` does not give are played now."""
     bench, cells = experiment.bench, experiment.cells
-    for part in bench.folder.glob("*.part"):  # of a run that was killed
+    for part in bench.folder.glob("*.part"):  # of a run that was killed: there is no other now
         part.unlink()
     contents = {cell: load(bench, cell) for cell in cells}
     todo = [cell for cell, content in contents.items() if content is None]
@@ -105,6 +114,7 @@ def _advance(progress: Progress, task: TaskID, weight: float) -> None:
 def _write(
     folder: Path, experiment: Experiment, contents: dict[Cell, Any], settings: dict[str, Any]
 ) -> list[dict[str, Any]]:
+    """Write tables, then figures; the rows of ``summary.csv``."""
     measured = [
         Measured(
             row.study,
@@ -136,7 +146,7 @@ def _played(content: Iterable[dict[str, Any]]) -> Iterator[Played]:
 
 
 def _print(experiment: Experiment, summary: list[dict[str, Any]], output_dir: Path) -> None:
-    output = Console(highlight=False, markup=False)
+    output = Console(highlight=False, markup=False, emoji=False)
     if not output.is_terminal:
         output.width = 120
     for table in workload_tables(summary, {REFERENCE}):
@@ -148,5 +158,5 @@ def _print(experiment: Experiment, summary: list[dict[str, Any]], output_dir: Pa
     )
     output.print(f"- {REFERENCE}: SRTF that knows what is hidden; a reference, and not a bound.")
     for note in experiment.notes:
-        output.print(f"- {note}")
-    output.print(f"Files: {output_dir}", soft_wrap=True)
+        output.print(f"- {printable(note)}")
+    output.print(f"Files: {printable(str(output_dir))}", soft_wrap=True)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from llmsched_gym import metrics
 from llmsched_gym.evaluation.belief_quality import BELIEF_COLUMNS
-from llmsched_gym.evaluation.results import REFERENCE, SJF, shown, shown_gap, write_csv
+from llmsched_gym.evaluation.results import REFERENCE, SJF, plain, shown, shown_gap, write_csv
 from llmsched_gym.experiments.cells import EVALUATED, Place
 from llmsched_gym.metrics import Estimate
 
@@ -197,7 +197,7 @@ def _overhead_row(one: Measured) -> tuple[Any, ...]:
 def _write_jobs(path: Path, measured: Iterable[Measured]) -> None:
     """A row of ``JOB_COLUMNS`` for each job; the file says nothing about when it was written."""
     with gzip.GzipFile(path, "wb", compresslevel=6, mtime=0) as packed:
-        text = io.TextIOWrapper(packed, encoding="utf-8", newline="")
+        text = io.TextIOWrapper(packed, "utf-8", errors="backslashreplace", newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(JOB_COLUMNS)
         for one in measured:
@@ -224,7 +224,7 @@ def workload_tables(summary: Iterable[Mapping[str, Any]], clairvoyant: set[str])
             tables[key] = _new_table(*key)
         label = row["policy"]
         tables[key].add_row(
-            f"{label} (clairvoyant)" if label in clairvoyant else label,
+            plain(f"{label} (clairvoyant)" if label in clairvoyant else label),
             shown(_estimate(row, "mean_jct_s")),
             f"{row['mean_slowdown']:.1f}",
             shown(_estimate(row, "reduction"), percent=True) if label != EVALUATED else "",
@@ -235,9 +235,8 @@ def workload_tables(summary: Iterable[Mapping[str, Any]], clairvoyant: set[str])
 
 
 def _new_table(workload: str, load: float) -> Table:
-    table = Table(
-        title=f"{workload} at load {load:g}", title_justify="left", title_style="bold", box=None
-    )
+    title = plain(f"{workload} at load {load:g}", "bold")
+    table = Table(title=title, title_justify="left", box=None)
     table.add_column("policy")
     for column in ("mean JCT, s", "slowdown", f"reduction by {EVALUATED}"):
         table.add_column(column, justify="right")

@@ -182,6 +182,29 @@ def test_a_class_outside_the_package_needs_no_registration() -> None:
     assert policy.act(observation(ONE_JOB, [{"job": 0, "demand_s": 2}, {"job": 0}])) == 1
 
 
+def test_what_a_class_says_of_beliefs_holds_for_itself_alone() -> None:
+    class Silent(PriorityPolicy):
+        def priority(self, observation: Observation) -> np.ndarray:  # type: ignore[override]
+            return stage_feature(observation, "demand_s")
+
+    class Indifferent(Silent):
+        needs_belief = False
+
+    class Curious(Indifferent):
+        """It may read more than the one above."""
+
+    class Sure(Curious):
+        needs_belief = True
+
+    class Follower(Sure):
+        """What reads a belief needs it."""
+
+    told = [one.needs_belief for one in (Silent, Indifferent, Curious, Sure, Follower)]
+    assert told == [None, False, None, True, True]
+    assert all(policy.needs_belief is not None for policy in POLICIES.values())
+    assert type("MyFCFS", (POLICIES["fcfs"],), {})().needs_belief is None
+
+
 def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "POLICIES", {})
     register("mine")(ByDemand)

@@ -192,6 +192,21 @@ def command(run_main: Command) -> Command:
         ("experiment.workloads=[traces]", "experiment.workloads: real jobs need experiment=traces"),
         ("experiment.policies=[best]", "policy: unknown 'best', choose from argus"),
         ("experiment.epsilon=[2]", "epsilon: 2 is not a number from 0 to 1"),
+        ("workload.arrivals=burst", "workload.arrivals: an experiment compares loads"),
+        ("experiment.name=[a]", "experiment.name: ['a'] is not a text"),
+        ("experiment.name=null", "experiment.name: None is not a text"),
+        ("experiment.workloads=5", "experiment.workloads: 5 is not a list such as"),
+        ("experiment.workloads=[[planning]]", "experiment.workloads: ['planning'] is not a value"),
+        ("experiment.policies=[[fcfs]]", "experiment.policies: ['fcfs'] is not a value"),
+        ("experiment.policies=[{a:1}]", "experiment.policies: {'a': 1} is not a value"),
+        ("experiment.epsilon=[[0.5]]", "experiment.epsilon: [0.5] is not a value"),
+        ("experiment.loads=[[1]]", "experiment.loads: [1] is not a"),
+        ("experiment.engines=[[1]]", "experiment.engines: [1] is not a"),
+        (
+            "+experiment.ablations.a={epsilon:[1]}",
+            "experiment.ablations.a.epsilon: [1] is no value",
+        ),
+        ("experiment.ablations=[1]", "experiment.ablations: "),
         ("experiment.engines=[x]", "experiment.engines: 'x' is not a whole number"),
         ("+experiment.ablations.a=1", "experiment.ablations: each needs options"),
         ("experiment=traces", "path: workload=traces needs a JSON lines file"),
@@ -253,7 +268,9 @@ def test_what_has_changed_is_played_again(
     assert second.keys() == first.keys()
     assert outcome(tmp_path / "out") == tables
     assert kept(second, written()) == 0, "the code is what it was before"
-    less.append("experiment.num_jobs=9")
+    less += ["experiment.num_jobs=9"]
+    assert command(*less, "output_dir=out")[0] == 2, "results of 8 jobs are not replaced unasked"
+    less += ["overwrite=true"]
     assert len(written()) == 8
 
     results = table(Path("out/results.csv"))

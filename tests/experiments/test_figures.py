@@ -12,6 +12,7 @@ from llmsched_gym.agents.base import make_policy
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.evaluation.belief_quality import BELIEF_COLUMNS, belief_rows
+from llmsched_gym.experiments import figures
 from llmsched_gym.experiments.figures import Looks, draw_all
 from llmsched_gym.workload.job import LLMTask
 from llmsched_gym.workload.mixes import make_workload
@@ -189,6 +190,32 @@ def test_policies_look_different_and_the_same_in_every_study(tables: Path) -> No
     assert "hatch" in looks.bar("gittins_oracle")
     for label in ABLATIONS:
         assert looks.colours[label] == looks.colours["llmsched"]
+
+
+NAMED_ODDLY = {"mixed": "NA", "sjf": "null", "web_search": "7", "fcfs": "_$x_$", "srtf": "\x1b[1m"}
+
+
+def test_names_are_names(tables: Path, tmp_path: Path) -> None:
+    for path in tables.glob("*.csv*"):
+        pd.read_csv(path).replace(NAMED_ODDLY).to_csv(tmp_path / path.name, index=False)
+    assert {path.stem for path in draw_all(tmp_path)} == FIGURES
+    assert "null" in Looks.of(figures._table(tmp_path / "results.csv")).colours
+
+
+def test_a_figure_that_fails_costs_no_other(
+    tables: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy(tables, tmp_path)
+
+    def fails(*_arguments: Any) -> None:
+        raise ValueError("no room")
+
+    monkeypatch.setattr(figures, "jct_cdf", fails)
+    assert {path.stem for path in draw_all(tmp_path)} == FIGURES - {"jct_cdf"}
+    assert capsys.readouterr().err == "jct_cdf.png could not be drawn: ValueError: no room\n"
 
 
 # --- belief_rows ----------------------------------------------------------------------------------
