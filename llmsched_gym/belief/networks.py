@@ -382,7 +382,7 @@ def _compile(network: Network, template: Template) -> dict[str, Any]:
             maps.append(_row_map(separators[v], strides[v], above, (*shapes[p], states[p])))
     stage_of = np.full(len(states), -1, np.int64)
     stage_of[network.demand] = np.arange(len(network.demand))
-    reach = [_reachable(network, stage) for stage in range(len(network.demand))]
+    reach = _reachable(network)
     cells = [_cells(network, stage) for stage in range(len(network.demand))]
 
     stages = np.zeros(len(network.demand), NETWORK_STAGE)
@@ -455,8 +455,8 @@ def _row_map(
     return row
 
 
-def _reachable(network: Network, stage: int) -> list[int]:
-    """Stages whose demand a directed path leads to from this stage's demand, nearest first.
+def _reachable(network: Network) -> list[list[int]]:
+    """Per stage, those whose demand a directed path leads to from its demand, nearest first.
 
     Length is counted in steps from stage to stage: a stage's fan-out and its demand count as one.
     """
@@ -465,18 +465,21 @@ def _reachable(network: Network, stage: int) -> list[int]:
     children: list[list[int]] = [[] for _ in network.parents]
     for parent, child in network.edges:
         children[parent].append(child)
-    start = int(network.demand[stage])
-    distance = {start: 0}
-    queue = deque([start])
-    while queue:
-        variable = queue.popleft()
-        for child in children[variable]:
-            step = int(owner[child] != owner[variable])
-            if distance[variable] + step < distance.get(child, len(owner) + 1):
-                distance[child] = distance[variable] + step
-                (queue.append if step else queue.appendleft)(child)
-    found = [s for s, v in enumerate(network.demand) if s != stage and int(v) in distance]
-    return sorted(found, key=lambda s: (distance[int(network.demand[s])], s))
+
+    def reached(start: int) -> list[int]:
+        distance = {start: 0}
+        queue = deque([start])
+        while queue:
+            variable = queue.popleft()
+            for child in children[variable]:
+                step = int(owner[child] != owner[variable])
+                if distance[variable] + step < distance.get(child, len(owner) + 1):
+                    distance[child] = distance[variable] + step
+                    (queue.append if step else queue.appendleft)(child)
+        found = [(d, owner[v]) for v, d in distance.items() if network.demand[owner[v]] == v]
+        return [stage for _, stage in sorted(found) if stage != owner[start]]
+
+    return [reached(int(variable)) for variable in network.demand]
 
 
 def _cells(network: Network, stage: int) -> FloatArray:
