@@ -22,7 +22,7 @@ import stat
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numba
 from numba.core import caching
@@ -38,10 +38,11 @@ def compiled(function: F, **options: Any) -> F:
     A read-only installation without a cache directory compiles anew in each process. ``options``
     are further options of ``numba.njit``.
     """
-    checked = ".checked" if numba.config.BOUNDSCHECK else ""
+    config: Any = numba.config
+    checked = ".checked" if config.BOUNDSCHECK else ""
     function.__qualname__ += f".{stamp(function.__module__)}{checked}"  # names numba's files
     dispatcher: Any = numba.njit(nogil=True, **options)(function)
-    if not numba.config.DISABLE_JIT:
+    if not config.DISABLE_JIT:
         try:
             dispatcher._cache = _Cache(function)
         except (OSError, RuntimeError) as error:  # numba: "no locator available"
@@ -143,12 +144,12 @@ def _is_private(folder: str) -> bool:
 
 
 class _Results(caching.CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = (
+    _locator_classes: ClassVar[list[Any]] = [
         caching.UserProvidedCacheLocator,
         _InTree,
         _UserWide,
         caching.IPythonCacheLocator,
-    )
+    ]
 
 
 class _Files(caching.IndexDataCacheFile):  # type: ignore[misc]

@@ -28,6 +28,8 @@ from llmsched_gym.belief.profile import (
 )
 from llmsched_gym.cluster.latency import LatencyProfile
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
+from llmsched_gym.errors import one_line
+from llmsched_gym.notes import note
 from llmsched_gym.workload import template as template_module
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Kind
@@ -36,6 +38,7 @@ from llmsched_gym.workload.template import Template, canonical_stages, fit_templ
 LINKED = 128  # stages of an application that may have edges: of more names the most frequent
 SEEN_JOBS = 5  # in which these must be, if there are more names
 MAX_ROWS = 1 << 13  # states of all separators of a network, 6 KiB each
+MAX_CELLS = 1 << 20  # of one conditional table
 CANDIDATES = 8  # parents tried per variable: those with the largest BIC gain alone
 UNSEEN_JOBS = 0.01  # weight of a state that is possible and was never seen
 IMPOSSIBLE_JOBS = 1e-4  # weight of what the template rules out: a round after the last one
@@ -317,6 +320,8 @@ def _bic(data: _Data) -> Callable[[int, tuple[int, ...]], float]:
     log = np.log(np.maximum(np.arange(len(data.codes) + 1), 1))
 
     def score(variable: int, parents: tuple[int, ...]) -> float:
+        if math.prod(data.states[[variable, *parents]].tolist()) > MAX_CELLS:
+            return -1e300
         counts = data.counts(variable, parents)
         rows = counts.reshape(-1, counts.shape[-1]).astype(np.int64)
         total = rows.sum(axis=1)
@@ -480,7 +485,7 @@ def load_or_fit(
     Parameters
     ----------
     cache_dir : default the user's cache directory. One that cannot be read or written, or a
-        damaged file in it, is no error: the profile is fitted anew.
+        damaged file in it, is no error: the profile is fitted anew, and a line on stderr says so.
     """
     settings = settings or BeliefSettings()
     if cache_dir is None:
@@ -490,13 +495,16 @@ def load_or_fit(
     path = Path(cache_dir) / f"belief-{_fingerprint(past, latency, settings)}.npz"
     try:
         return BeliefProfile.load(path)
-    except (OSError, ValueError):
-        profile = fit_profile(past, latency, settings)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        note("belief", f"{one_line(error)}; the belief is fitted anew")
+    profile = fit_profile(past, latency, settings)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         profile.save(path)
-    except OSError:
-        pass  # a read-only home directory
+    except OSError as error:  # a read-only home directory, a full disk
+        note("belief", f"{one_line(error)}: the belief is not kept, the next run fits it anew")
     return profile
 
 
@@ -505,7 +513,7 @@ def _fingerprint(past: JobBank, latency: LatencyProfile, settings: BeliefSetting
     from importlib.metadata import version
 
     digest = hashlib.sha256()
-    for source in (__file__, template_module.__file__):
+    for source in (__file__, profile_module.__file__, template_module.__file__):
         digest.update(Path(source).read_bytes())
     for package in ("pgmpy", "numpy"):
         digest.update(f"{package} {version(package)}\n".encode())
