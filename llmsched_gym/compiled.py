@@ -144,7 +144,7 @@ def _is_private(folder: str) -> bool:
 
 
 class _Results(caching.CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes: ClassVar[list[Any]] = [
+    _locator_classes: ClassVar[list[Any]] = [  # type: ignore[misc]
         caching.UserProvidedCacheLocator,
         _InTree,
         _UserWide,
