@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, by one run at a time."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+LOCK = ".lock"  # in a folder that a run writes to, as long as it does
+
+
+class FolderInUse(OSError):
+    """Another run is writing to the folder."""
 
 
 @contextmanager
@@ -22,6 +30,39 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to this run; it is made if need be, and goes if nothing is in it at the end.
+
+    Raises
+    ------
+    FolderInUse
+        if another run has it.
+    OSError
+        if nothing can be written there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(20, "Not a directory", str(folder))
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise FolderInUse(f"another run is writing to {folder}") from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # some systems do not remove what is open
+                (folder / LOCK).unlink(missing_ok=True)
+            lock.release()
+    finally:
+        for one in made:
+            with suppress(OSError):  # there is something in it
+                one.rmdir()
 
 
 @contextmanager

@@ -276,12 +276,12 @@ def test_weights_of_all_sorts(
 
 
 @st.composite
-def files(draw: st.DrawFn) -> Callable[[Path], None]:
+def files(draw: st.DrawFn) -> Callable[[Path], Any]:
     """Writes a file that is more or less like a checkpoint."""
     kind = draw(st.sampled_from(["bytes", "header", "tensors", "description"]))
     if kind == "bytes":
         content = draw(st.binary(max_size=200))
-        return lambda path: path.write_bytes(content) and None
+        return lambda path: [path.write_bytes(content)]
     if kind == "header":
         entry = st.fixed_dictionaries(
             {
@@ -294,7 +294,7 @@ def files(draw: st.DrawFn) -> Callable[[Path], None]:
             draw(st.dictionaries(st.text(max_size=9), entry | JSON, max_size=3) | JSON),
             draw(st.binary(max_size=64)),
         )
-        return lambda path: path.write_bytes(content) and None
+        return lambda path: [path.write_bytes(content)]
     tensors, meta = weights(), {"kind": "decima", "network": SIZES, "features": checkpoint.FEATURES}
     if kind == "tensors":
         name = draw(st.sampled_from(sorted(tensors)))
