@@ -7,8 +7,9 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -432,3 +433,11 @@ def _network_from_arrays(
         parents=tuple(tuple(row) for row in parents),
         tables=tuple(tables),
     )
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in ("fit_profile", "load_or_fit"):  # they were here, and users' code may say so
+            return getattr(import_module("llmsched_gym.belief.fitting"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -123,3 +124,11 @@ def check_count(name: str, value: object, least: int) -> None:
     """ClusterError unless a value is a whole number of at least ``least``."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise ClusterError(f"{name}: {value!r} is not a whole number of at least {least}")
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name == "load_cluster":  # it was here, and users' code may say so
+            return import_module("llmsched_gym.cluster.preset").load_cluster
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

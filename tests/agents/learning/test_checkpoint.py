@@ -326,7 +326,7 @@ def test_any_file_makes_a_policy_or_an_error(
 
 
 @pytest.mark.slow
-@settings(max_examples=3000)
+@settings(max_examples=2000)
 @given(files())
 def test_many_files_make_a_policy_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, write: Callable[[Path], None]
