@@ -108,7 +108,17 @@ def _file(module: str) -> Path | None:
 # --- on disk --------------------------------------------------------------------------------------
 
 
-class _InTree(caching.InTreeCacheLocator):  # type: ignore[misc]
+# Older versions of numba begin these names with "_".
+_PLACES: dict[str, Any] = {
+    place.__name__.lstrip("_"): place for place in caching.CacheImpl._locator_classes
+}
+
+
+_InTreeBase: Any = _PLACES["InTreeCacheLocator"]
+_UserWideBase: Any = _PLACES["UserWideCacheLocator"]
+
+
+class _InTree(_InTreeBase):  # type: ignore[misc]
     """``__pycache__`` beside the code, if nobody but the user can write there."""
 
     def ensure_cache_path(self) -> None:
@@ -117,7 +127,7 @@ class _InTree(caching.InTreeCacheLocator):  # type: ignore[misc]
             raise PermissionError("others can write there")
 
 
-class _UserWide(caching.UserWideCacheLocator):  # type: ignore[misc]
+class _UserWide(_UserWideBase):  # type: ignore[misc]
     """A folder in the user's cache directory that is closed to others."""
 
     def __init__(self, function: Callable[..., Any], path: str) -> None:
@@ -145,10 +155,10 @@ def _is_private(folder: str) -> bool:
 
 class _Results(caching.CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes: ClassVar[list[Any]] = [  # type: ignore[misc]
-        caching.UserProvidedCacheLocator,
+        _PLACES["UserProvidedCacheLocator"],
         _InTree,
         _UserWide,
-        caching.IPythonCacheLocator,
+        _PLACES["IPythonCacheLocator"],
     ]
 
 
@@ -203,7 +213,9 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        stamp = self._impl.locator.get_source_stamp()
+        stamp = None  # it is in the name, if there is a file
+        if _file(function.__module__) is None:
+            stamp = self._impl.locator.get_source_stamp()
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, signature: Any, target: Any) -> Any:
