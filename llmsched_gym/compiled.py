@@ -57,8 +57,10 @@ inlined = partial(compiled, _nrt=False, forceinline=True)
 
 @cache
 def stamp(module: str) -> str:
-    """A digest of a module's file and of all files of its package that it imports, in turn too."""
-    digest = hashlib.blake2b(digest_size=6)
+    """A digest of a module's file, of all files of its package that it imports, in turn too, and of
+    numba's version.
+    """
+    digest = hashlib.blake2b(numba.__version__.encode(), digest_size=6)
     for path in sorted(_files(module, {})):
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
