@@ -38,6 +38,7 @@ from llmsched_gym.workload.template import Template, canonical_stages, fit_templ
 LINKED = 128  # stages of an application that may have edges: of more names the most frequent
 SEEN_JOBS = 5  # in which these must be, if there are more names
 MAX_ROWS = 1 << 13  # states of all separators of a network, 6 KiB each
+ALL_ROWS = 1 << 17  # of all networks together, as far as edges make them
 MAX_CELLS = 1 << 20  # of one conditional table
 CANDIDATES = 8  # parents tried per variable: those with the largest BIC gain alone
 UNSEEN_JOBS = 0.01  # weight of a state that is possible and was never seen
@@ -73,7 +74,10 @@ def fit_profile(
         _log.info("application %d of %d: %s", number, len(past.applications), name)
         demand, tasks = table.of(name)
         linked, why = _linked(tasks, settings)
-        networks[name], left_out = _fit_network(templates[name], demand, tasks, settings, linked)
+        most = min(MAX_ROWS, ALL_ROWS // len(past.applications))
+        networks[name], left_out = _fit_network(
+            templates[name], demand, tasks, settings, linked, most
+        )
         notes += [f"{name}: {note}" for note in (why, left_out) if note]
     return BeliefProfile(
         settings=settings,
@@ -232,6 +236,7 @@ def _fit_network(
     tasks: IntArray,
     settings: BeliefSettings,
     linked: NDArray[np.bool_],
+    most_rows: int,
 ) -> tuple[Network, str]:
     """The network, and a note if edges are left out. What is not linked is independent of all."""
     data = _Data.discretise(demand_s, tasks, settings, linked)
@@ -241,7 +246,7 @@ def _fit_network(
     note = ""
     if len(data.linked):
         found = _structure(data, settings.max_parents)
-        parents = _narrowed(data, found)
+        parents = _narrowed(data, found, most_rows)
         for variable, table in _parameters(template, data, parents, settings.prior_jobs).items():
             tables[variable] = table
         left_out = sum(map(len, found)) - sum(map(len, parents))
@@ -337,7 +342,7 @@ def _bic(data: _Data) -> Callable[[int, tuple[int, ...]], float]:
     return score
 
 
-def _narrowed(data: _Data, parents: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def _narrowed(data: _Data, parents: list[tuple[int, ...]], most: int) -> list[tuple[int, ...]]:
     """These parents, without those of variables that would join too many states.
 
     What is joined is what inference has tables for: see
@@ -348,10 +353,10 @@ def _narrowed(data: _Data, parents: list[tuple[int, ...]]) -> list[tuple[int, ..
         return sum(math.prod(states[v] for v in row) for row in separators_of(tried))
 
     states = data.states.tolist()
-    if rows(parents) <= MAX_ROWS:
+    if rows(parents) <= most:
         return parents
     kept = [data.required(variable) for variable in range(len(states))]
-    most = max(MAX_ROWS, rows(kept))
+    most = max(most, rows(kept))
     for variable in data.linked.tolist():
         without, kept[variable] = kept[variable], parents[variable]
         if rows(kept) > most:

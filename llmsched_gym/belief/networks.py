@@ -158,6 +158,7 @@ VARIABLE_STATE = np.dtype(
     ]
 )
 
+MOST_ROWS = 1 << 20  # of all networks, 6 KiB each
 MESSAGES = 1 << 18  # floats for the messages of one mutual information
 
 # Distributions of what remains, for the Gittins index. They are kept as generating functions
@@ -263,6 +264,11 @@ def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
     """Flat tables of the networks of the given applications, in that order.
 
     What inference computes without evidence (priors, marginals, transforms) is still zero.
+
+    Raises
+    ------
+    ValueError
+        for so many stage names that the tables would not fit in memory.
     """
     settings = profile.settings
     parts = [
@@ -291,6 +297,11 @@ def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
         for start, end in pairwise(starts["stages"])
     ]
     moments = joined("rows", np.zeros((0, 5)))
+    if len(moments) > MOST_ROWS:
+        raise ValueError(
+            f"belief: past jobs have {len(bins)} stage names, and their networks {len(moments)} "
+            f"rows, more than {MOST_ROWS}; choose fewer applications, or belief=none"
+        )
     powers, waves, scale = _circle()
     return Networks(
         settings=np.array(

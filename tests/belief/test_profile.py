@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsched_gym import notes
-from llmsched_gym.belief import fitting
+from llmsched_gym.belief import fitting, networks
 from llmsched_gym.belief import profile as profile_module
 from llmsched_gym.belief.fitting import fit_profile, load_or_fit
 from llmsched_gym.belief.inference import compile_profile
@@ -359,6 +359,14 @@ def test_edges_that_would_join_too_many_states_are_left_out() -> None:
     (note,) = profile.notes
     assert note.startswith("app: ")
     assert note.endswith(" edges are left out: they would join too many states")
+
+
+def test_what_does_not_fit_in_memory_is_refused(
+    fitted: BeliefProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "MOST_ROWS", 5)
+    with pytest.raises(ValueError, match="^belief: past jobs have 3 stage names, .* more than 5; "):
+        compile_profile(fitted, ["app"])
 
 
 def test_each_application_is_told(past: JobBank, caplog: pytest.LogCaptureFixture) -> None:
