@@ -18,7 +18,7 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from llmsched_gym.belief.profile import BeliefProfile, Network
+from llmsched_gym.belief.profile import BeliefProfile, Bins, Network
 from llmsched_gym.workload.template import Template
 
 IntArray = NDArray[np.int64]
@@ -287,21 +287,13 @@ def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
     def joined(field: str, empty: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(np.concatenate([part[field] for part in parts] or [empty]))
 
-    bins = np.zeros((int(starts["stages"][-1]), width), BIN)
-    for row, (demand, tasks) in zip(
-        bins, (pair for part in parts for pair in part["bins"]), strict=True
-    ):
-        _fill_bins(row, demand, tasks)
+    bins = _bin_table([pair for part in parts for pair in part["bins"]], width)
     most_s = [
         bins["most_s"][start:end].max(axis=1, initial=0.0).sum()
         for start, end in pairwise(starts["stages"])
     ]
     moments = joined("rows", np.zeros((0, 5)))
-    if len(moments) > MOST_ROWS:
-        raise ValueError(
-            f"belief: past jobs have {len(bins)} stage names, and their networks {len(moments)} "
-            f"rows, more than {MOST_ROWS}; choose fewer applications, or belief=none"
-        )
+    _check_rows(len(moments), len(bins))
     powers, waves, scale = _circle()
     return Networks(
         settings=np.array(
@@ -330,6 +322,14 @@ def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
     )
 
 
+def _check_rows(rows: int, stages: int) -> None:
+    if rows > MOST_ROWS:
+        raise ValueError(
+            f"belief: past jobs have {stages} stage names, and their networks {rows} rows, more "
+            f"than {MOST_ROWS}; choose fewer applications, or belief=none"
+        )
+
+
 def _task_table(profile: BeliefProfile, applications: Sequence[str]) -> Table:
     table = np.zeros((len(applications), 2), TASKS)
     for row, name in zip(table, applications, strict=True):
@@ -339,13 +339,17 @@ def _task_table(profile: BeliefProfile, applications: Sequence[str]) -> Table:
     return table
 
 
-def _fill_bins(row: Table, demand: Any, tasks: Any) -> None:
-    states = slice(0, len(demand))
-    row["least_s"][states], row["mean_s"][states] = demand.least, demand.mean
-    row["most_s"][states], row["variance"][states] = demand.most, demand.variance
-    row["tasks"][states] = demand.tasks
-    states = slice(0, len(tasks))
-    row["least_tasks"][states], row["most_tasks"][states] = tasks.least, tasks.most
+def _bin_table(pairs: Sequence[tuple[Bins, Bins]], width: int) -> Table:
+    """The bins of the demand and of the fan-out of each stage."""
+    table = np.zeros((len(pairs), width), BIN)
+    for row, (demand, tasks) in zip(table, pairs, strict=True):
+        states = slice(0, len(demand))
+        row["least_s"][states], row["mean_s"][states] = demand.least, demand.mean
+        row["most_s"][states], row["variance"][states] = demand.most, demand.variance
+        row["tasks"][states] = demand.tasks
+        states = slice(0, len(tasks))
+        row["least_tasks"][states], row["most_tasks"][states] = tasks.least, tasks.most
+    return table
 
 
 def _steps(most_s: FloatArray) -> FloatArray:
