@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: evaluate test test-slow clean
+.PHONY: evaluate test test-bounds test-oldest test-slow clean
 
 evaluate: .venv/installed
 	$(BIN)/python evaluate.py policy=llmsched
@@ -14,6 +14,15 @@ test: .venv/tested
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+# With checks of every index in compiled code, in the rooms that have some.
+test-bounds: .venv/tested
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q -n 2 -m "not slow" \
+		tests/cluster tests/belief tests/env tests/agents
+
+# With the oldest versions that pyproject.toml allows.
+test-oldest: .venv-oldest/tested
+	.venv-oldest/bin/python -m pytest -q -n 2 -m "not slow"
 
 test-slow: .venv/tested
 	$(BIN)/python -m pytest -q -n 2 -m slow
@@ -27,5 +36,11 @@ test-slow: .venv/tested
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+.venv-oldest/tested: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
+		--editable ".[test]"
+	touch $@
+
 clean:
-	rm -rf .venv outputs
+	rm -rf .venv .venv-oldest outputs

@@ -6,7 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,12 +61,30 @@ print(json.dumps([llmsched_gym.__file__, changed]))
 """
 
 
-def python(program: str, *arguments: str, cwd: Path) -> str:
-    """What a fresh process prints; it finds the packages in ``cwd`` first."""
+def run(program: str, *arguments: str, cwd: Path, **variables: str) -> tuple[str, str]:
+    """What a program writes to stdout and stderr."""
     command = [sys.executable, "-B", "-c", program, *arguments]  # -B: edits may be of one second
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    path = os.pathsep.join((str(cwd), str(ROOT)))
+    environment = os.environ | {"PYTHONPATH": path} | variables
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout, done.stderr
+
+
+def python(program: str, *arguments: str, cwd: Path) -> str:
+    return run(program, *arguments, cwd=cwd)[0]
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """Compiled functions of two files, one of which calls the other's."""
+    package = tmp_path / "pkg"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "constants.py").write_text(CONSTANTS.format(1))
+    (package / "called.py").write_text(CALLED.format(10))
+    (package / "caller.py").write_text(CALLER)
+    return package
 
 
 def stamped(folder: Path, *modules: str) -> tuple[Path, dict[str, set[str]]]:
@@ -72,18 +93,12 @@ def stamped(folder: Path, *modules: str) -> tuple[Path, dict[str, set[str]]]:
     return Path(where), {module: set(names) for module, names in changed.items()}
 
 
-def test_an_edit_is_seen_at_once_wherever_it_is(tmp_path: Path) -> None:
+def test_an_edit_is_seen_at_once_wherever_it_is(tmp_path: Path, package: Path) -> None:
     def asked() -> tuple[int, bool]:
         """The answer, and whether it was compiled before."""
         answer, hits = map(int, python(ASK, cwd=tmp_path).split())
         return answer, hits > 0
 
-    package = tmp_path / "pkg"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "constants.py").write_text(CONSTANTS.format(1))
-    (package / "called.py").write_text(CALLED.format(10))
-    (package / "caller.py").write_text(CALLER)
     assert asked() == (11, False)
     (package / "constants.py").write_text(CONSTANTS.format(2))
     assert asked() == (21, False)
@@ -147,3 +162,75 @@ def test_kernels_depend_on_all_that_they_call_and_read(tmp_path: Path) -> None:
     assert everything >= of_environment | constants
     others = ("agents/", "evaluation/", "experiments/", "commands/")  # a policy may be edited
     assert not [name for name in everything if name.startswith(others)]
+
+
+# --- what is on disk may be anything --------------------------------------------------------------
+
+
+def ask(package: Path, before: str = "", **variables: str) -> tuple[bool, str]:
+    """Whether what was asked had been compiled before, and what stands on stderr."""
+    out, err = run(before + ASK, cwd=package.parent, **variables)
+    answer, hits = map(int, out.split())
+    assert answer == 11
+    return hits > 0, err
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def turn(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [("nbi", lambda _: b"\x80garbage" * 20), ("nbi", cut), ("nbc", turn), ("nbc", lambda _: b"")],
+)
+def test_damaged_files_are_replaced(
+    package: Path, suffix: str, damage: Callable[[bytes], bytes]
+) -> None:
+    ask(package)
+    files = list(package.glob(f"__pycache__/*.{suffix}"))
+    assert len(files) == 2
+    for file in files:
+        file.write_bytes(damage(file.read_bytes()))
+    compiled_before, err = ask(package)
+    assert not compiled_before
+    assert "compiled code is damaged there, compiling anew" in err
+    assert err.count("\n") == 1
+    assert ask(package) == (True, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limits")
+def test_a_full_disk_costs_only_time(package: Path) -> None:
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+    for _ in range(2):
+        compiled_before, err = ask(package, full)
+        assert not compiled_before
+        assert "compiled code is not kept, the next process compiles anew: " in err
+        assert err.count("\n") == 1
+    assert not list(package.glob("**/*.tmp.*"))
+    ask(package)
+    assert ask(package, full) == (True, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have other rights")
+def test_nothing_is_kept_where_others_can_write(package: Path, tmp_path: Path) -> None:
+    cache = package / "__pycache__"
+    cache.mkdir()
+    cache.chmod(0o777)
+    home = {"XDG_CACHE_HOME": str(tmp_path / "home"), "HOME": str(tmp_path / "home")}
+    assert ask(package, **home) == (False, "")
+    assert ask(package, **home) == (True, "")
+    assert not list(cache.iterdir())
+    (own,) = (tmp_path / "home").rglob("numba")
+    assert own.stat().st_mode & 0o777 == 0o700
+    own.chmod(0o777)
+    compiled_before, err = ask(package, **home)
+    assert not compiled_before
+    assert "compiled code is not kept" in err
+    chosen = tmp_path / "chosen"
+    assert ask(package, NUMBA_CACHE_DIR=str(chosen)) == (False, "")
+    assert ask(package, NUMBA_CACHE_DIR=str(chosen)) == (True, "")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_gym.belief import profile as profile_module
+from llmsched_gym.belief.networks import separators_of
 from llmsched_gym.belief.profile import (
     BeliefProfile,
     BeliefSettings,
@@ -23,14 +28,23 @@ from llmsched_gym.belief.profile import (
 )
 from llmsched_gym.cluster.latency import LatencyProfile
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
+from llmsched_gym.errors import one_line
+from llmsched_gym.notes import note
 from llmsched_gym.workload import template as template_module
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Kind
 from llmsched_gym.workload.template import Template, canonical_stages, fit_templates
 
+LINKED = 128  # stages of an application that may have edges: of more names the most frequent
+SEEN_JOBS = 5  # in which these must be, if there are more names
+MAX_ROWS = 1 << 13  # states of all separators of a network, 6 KiB each
+ALL_ROWS = 1 << 17  # of all networks together, as far as edges make them
+MAX_CELLS = 1 << 20  # of one conditional table
 CANDIDATES = 8  # parents tried per variable: those with the largest BIC gain alone
 UNSEEN_JOBS = 0.01  # weight of a state that is possible and was never seen
 IMPOSSIBLE_JOBS = 1e-4  # weight of what the template rules out: a round after the last one
+
+_log = logging.getLogger(__name__)
 
 
 def fit_profile(
@@ -43,6 +57,12 @@ def fit_profile(
     past : the past jobs, never the evaluated ones.
     latency : turns tokens into seconds at batch size 1.
     settings : default ``BeliefSettings()``.
+
+    Notes
+    -----
+    Time grows with the square of the stages that may have edges, so an application with more than
+    ``LINKED`` stage names has edges among the most frequent of them alone. Each application is told
+    to the logger of this module as it begins, at level INFO.
     """
     settings = settings or BeliefSettings()
     templates = fit_templates(past)
@@ -50,16 +70,15 @@ def fit_profile(
     table = _StageTable.read(past, templates, task_s)
     networks: dict[str, Network] = {}
     notes: list[str] = []
-    for name in past.applications:
+    for number, name in enumerate(past.applications, start=1):
+        _log.info("application %d of %d: %s", number, len(past.applications), name)
         demand, tasks = table.of(name)
-        if len(demand) < settings.min_jobs:
-            networks[name] = _plain_network(demand, tasks, settings)
-            notes.append(
-                f"{name}: {len(demand)} past jobs, below min_jobs={settings.min_jobs}: "
-                "a plain prior without edges"
-            )
-        else:
-            networks[name] = _fit_network(templates[name], demand, tasks, settings)
+        linked, why = _linked(tasks, settings)
+        most = min(MAX_ROWS, ALL_ROWS // len(past.applications))
+        networks[name], left_out = _fit_network(
+            templates[name], demand, tasks, settings, linked, most
+        )
+        notes += [f"{name}: {note}" for note in (why, left_out) if note]
     return BeliefProfile(
         settings=settings,
         templates=templates,
@@ -67,6 +86,22 @@ def fit_profile(
         tasks=_task_demands(past, task_s, settings),
         notes=tuple(notes),
     )
+
+
+def _linked(tasks: IntArray, settings: BeliefSettings) -> tuple[NDArray[np.bool_], str]:
+    """Which stages may have edges: bool [C]; and a note why others have plain priors."""
+    jobs, stages = tasks.shape
+    if jobs < settings.min_jobs:
+        why = f"{jobs} past jobs, below min_jobs={settings.min_jobs}: a plain prior without edges"
+        return np.zeros(stages, bool), why
+    if stages <= LINKED:
+        return np.ones(stages, bool), ""
+    seen = np.count_nonzero(tasks, axis=0)
+    linked = np.zeros(stages, bool)
+    linked[np.argsort(-seen, kind="stable")[:LINKED]] = True
+    linked &= seen >= SEEN_JOBS
+    rare = stages - np.count_nonzero(linked)
+    return linked, f"{stages} stage names: the {rare} rarest have plain priors without edges"
 
 
 def task_seconds(bank: JobBank, latency: LatencyProfile) -> FloatArray:
@@ -122,20 +157,25 @@ class _Data:
     states: IntArray  # [V]
     codes: IntArray  # [jobs, V]
     own_fanout: IntArray  # [V]: of a demand variable, the fan-out variable of its stage; else -1
+    linked: IntArray  # the variables that may have edges, ascending
 
     @classmethod
     def discretise(
-        cls, demand_s: FloatArray, tasks: IntArray, settings: BeliefSettings, fanouts: bool = True
+        cls,
+        demand_s: FloatArray,
+        tasks: IntArray,
+        settings: BeliefSettings,
+        linked: NDArray[np.bool_],
     ) -> _Data:
-        demand, fanout, own, states = [], [], [], []
+        demand, fanout, own, states, variables = [], [], [], [], []
         codes: list[IntArray] = []
         demand_bins, fanout_bins = [], []
-        for seconds, counts in zip(demand_s.T, tasks.T, strict=True):
+        for seconds, counts, may in zip(demand_s.T, tasks.T, linked, strict=True):
             present = counts > 0
             count = counts[present].astype(np.float64)
             number = Bins.fit(count, count, settings.fanouts)
             bins = Bins.fit(seconds[present], count, settings.bins)
-            varies = fanouts and counts.min() < counts.max()
+            varies = may and counts.min() < counts.max()
             fanout.append(len(codes) if varies else -1)
             if varies:
                 codes.append(np.where(present, number.state(counts.astype(np.float64)), 0))
@@ -145,6 +185,8 @@ class _Data:
             codes.append(np.where(present, bins.state(seconds), 0))
             states.append(len(bins))
             own.append(fanout[-1])
+            if may:
+                variables += [*([fanout[-1]] if varies else []), demand[-1]]
             demand_bins.append(bins)
             fanout_bins.append(number)
         return cls(
@@ -155,6 +197,7 @@ class _Data:
             np.array(states, np.int64),
             np.stack(codes, axis=1).astype(np.int64),
             np.array(own, np.int64),
+            np.array(variables, np.int64),
         )
 
     def counts(self, variable: int, parents: Sequence[int]) -> FloatArray:
@@ -163,6 +206,18 @@ class _Data:
         shape = tuple(int(self.states[axis]) for axis in axes)
         flat = np.ravel_multi_index(tuple(self.codes[:, axis] for axis in axes), shape)
         return np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape).astype(np.float64)
+
+    def frame(self) -> Any:
+        """The columns of linked variables, as a data frame."""
+        import pandas as pd
+
+        columns = pd.Index(self.linked.tolist(), dtype=object)  # pgmpy stumbles over numpy's ints
+        return pd.DataFrame(self.codes[:, self.linked], columns=columns)
+
+    def required(self, variable: int) -> tuple[int, ...]:
+        """The parent that a variable always has: a demand the fan-out of its stage."""
+        own = int(self.own_fanout[variable])
+        return () if own < 0 else (own,)
 
     def network(self, parents: Sequence[Sequence[int]], tables: Sequence[FloatArray]) -> Network:
         return Network(
@@ -175,20 +230,29 @@ class _Data:
         )
 
 
-def _plain_network(demand_s: FloatArray, tasks: IntArray, settings: BeliefSettings) -> Network:
-    """Demand variables alone, independent of each other."""
-    data = _Data.discretise(demand_s, tasks, settings, fanouts=False)
-    none: list[tuple[int, ...]] = [() for _ in data.states]
-    tables = [data.counts(variable, ()) + UNSEEN_JOBS for variable in range(len(data.states))]
-    return data.network(none, [table / table.sum() for table in tables])
-
-
 def _fit_network(
-    template: Template, demand_s: FloatArray, tasks: IntArray, settings: BeliefSettings
-) -> Network:
-    data = _Data.discretise(demand_s, tasks, settings)
-    parents = _structure(data, settings.max_parents)
-    return data.network(parents, _parameters(template, data, parents, settings.prior_jobs))
+    template: Template,
+    demand_s: FloatArray,
+    tasks: IntArray,
+    settings: BeliefSettings,
+    linked: NDArray[np.bool_],
+    most_rows: int,
+) -> tuple[Network, str]:
+    """The network, and a note if edges are left out. What is not linked is independent of all."""
+    data = _Data.discretise(demand_s, tasks, settings, linked)
+    parents: list[tuple[int, ...]] = [() for _ in data.states]
+    tables = [data.counts(variable, ()) + UNSEEN_JOBS for variable in range(len(data.states))]
+    tables = [table / table.sum() for table in tables]
+    note = ""
+    if len(data.linked):
+        found = _structure(data, settings.max_parents)
+        parents = _narrowed(data, found, most_rows)
+        for variable, table in _parameters(template, data, parents, settings.prior_jobs).items():
+            tables[variable] = table
+        left_out = sum(map(len, found)) - sum(map(len, parents))
+        if left_out:
+            note = f"{left_out} edges are left out: they would join too many states"
+    return data.network(parents, tables), note
 
 
 def _structure(data: _Data, max_parents: int) -> list[tuple[int, ...]]:
@@ -197,7 +261,6 @@ def _structure(data: _Data, max_parents: int) -> list[tuple[int, ...]]:
     Under a fixed order the search falls apart into one search per variable, each over the
     candidates that gain most alone. A demand variable always has its stage's fan-out as a parent.
     """
-    import pandas as pd
     from pgmpy.causal_discovery import ExpertKnowledge, HillClimbSearch
     from pgmpy.structure_score import BIC
 
@@ -209,17 +272,18 @@ def _structure(data: _Data, max_parents: int) -> list[tuple[int, ...]]:
         def _local_score(self, variable: int, parents: tuple[int, ...]) -> float:
             return local_score(variable, tuple(sorted(parents)))
 
-    frame = pd.DataFrame(data.codes)
-    states = {variable: list(range(count)) for variable, count in enumerate(data.states)}
+    linked = data.linked.tolist()
+    frame = data.frame()
+    states = {variable: list(range(data.states[variable])) for variable in linked}
     score = FreeParameterBIC(frame, state_names=states)
-    found: list[tuple[int, ...]] = []
-    for variable in range(len(data.states)):
-        own = int(data.own_fanout[variable])
-        required = () if own < 0 else (own,)
-        candidates = _candidates(variable, required, local_score)
+    found: list[tuple[int, ...]] = [() for _ in data.states]
+    for place, variable in enumerate(linked):
+        found[variable] = required = data.required(variable)
+        if max_parents <= len(required):
+            continue
+        candidates = _candidates(variable, required, linked[:place], local_score)
         columns = [*required, *candidates]
-        if not candidates or max_parents <= len(required):
-            found.append(required)
+        if not candidates:
             continue
         search = HillClimbSearch(
             scoring_method=score,
@@ -232,17 +296,20 @@ def _structure(data: _Data, max_parents: int) -> list[tuple[int, ...]]:
             show_progress=False,
         )
         search.fit(frame[[*columns, variable]])
-        found.append(tuple(sorted(search.causal_graph_.get_parents(variable))))
+        found[variable] = tuple(sorted(search.causal_graph_.get_parents(variable)))
     return found
 
 
 def _candidates(
-    variable: int, required: tuple[int, ...], score: Callable[[int, tuple[int, ...]], float]
+    variable: int,
+    required: tuple[int, ...],
+    earlier: Sequence[int],
+    score: Callable[[int, tuple[int, ...]], float],
 ) -> list[int]:
     alone = score(variable, required)
     gains = [
         (score(variable, tuple(sorted((*required, other)))) - alone, other)
-        for other in range(variable)
+        for other in earlier
         if other not in required
     ]
     return [other for gain, other in sorted(gains, reverse=True)[:CANDIDATES] if gain > 0]
@@ -258,6 +325,8 @@ def _bic(data: _Data) -> Callable[[int, tuple[int, ...]], float]:
     log = np.log(np.maximum(np.arange(len(data.codes) + 1), 1))
 
     def score(variable: int, parents: tuple[int, ...]) -> float:
+        if math.prod(data.states[[variable, *parents]].tolist()) > MAX_CELLS:
+            return -1e300
         counts = data.counts(variable, parents)
         rows = counts.reshape(-1, counts.shape[-1]).astype(np.int64)
         total = rows.sum(axis=1)
@@ -273,36 +342,58 @@ def _bic(data: _Data) -> Callable[[int, tuple[int, ...]], float]:
     return score
 
 
+def _narrowed(data: _Data, parents: list[tuple[int, ...]], most: int) -> list[tuple[int, ...]]:
+    """These parents, without those of variables that would join too many states.
+
+    What is joined is what inference has tables for: see
+    :func:`llmsched_gym.belief.networks.separators_of`.
+    """
+
+    def rows(tried: Sequence[tuple[int, ...]]) -> int:
+        return sum(math.prod(states[v] for v in row) for row in separators_of(tried))
+
+    states = data.states.tolist()
+    if rows(parents) <= most:
+        return parents
+    kept = [data.required(variable) for variable in range(len(states))]
+    most = max(most, rows(kept))
+    for variable in data.linked.tolist():
+        without, kept[variable] = kept[variable], parents[variable]
+        if rows(kept) > most:
+            kept[variable] = without
+    return kept
+
+
 def _parameters(
     template: Template, data: _Data, parents: Sequence[tuple[int, ...]], prior_jobs: float
-) -> list[FloatArray]:
-    """P(variable | parents) of every variable, by Bayesian estimation."""
-    import pandas as pd
+) -> dict[int, FloatArray]:
+    """P(variable | parents) of every linked variable, by Bayesian estimation."""
     from pgmpy.models import DiscreteBayesianNetwork
     from pgmpy.parameter_estimator import DiscreteBayesianEstimator
 
+    linked = data.linked.tolist()
     prior = {
-        variable: _pseudo_counts(template, data, variable, row, prior_jobs)
-        for variable, row in enumerate(parents)
+        variable: _pseudo_counts(template, data, variable, parents[variable], prior_jobs)
+        for variable in linked
     }
     model = DiscreteBayesianNetwork(
         [(parent, child) for child, row in enumerate(parents) for parent in row]
     )
-    model.add_nodes_from(range(len(parents)))
+    model.add_nodes_from(linked)
     estimator = DiscreteBayesianEstimator(
-        state_names={variable: list(range(count)) for variable, count in enumerate(data.states)},
+        state_names={variable: list(range(data.states[variable])) for variable in linked},
         prior_type="dirichlet",
         pseudo_counts={
             variable: table.reshape(-1, table.shape[-1]).T for variable, table in prior.items()
         },
     )
-    estimator.fit(model, pd.DataFrame(data.codes))
+    estimator.fit(model, data.frame())
     tables = {}
     for cpd in estimator.parameters_:
         variable, row = cpd.variables[0], parents[cpd.variables[0]]
         assert tuple(cpd.variables[1:]) == row  # pgmpy sorts parents, as we do
         tables[variable] = np.ascontiguousarray(np.moveaxis(cpd.values, 0, -1))
-    return [tables[variable] for variable in range(len(parents))]
+    return tables
 
 
 def _pseudo_counts(
@@ -399,7 +490,7 @@ def load_or_fit(
     Parameters
     ----------
     cache_dir : default the user's cache directory. One that cannot be read or written, or a
-        damaged file in it, is no error: the profile is fitted anew.
+        damaged file in it, is no error: the profile is fitted anew, and a line on stderr says so.
     """
     settings = settings or BeliefSettings()
     if cache_dir is None:
@@ -409,13 +500,16 @@ def load_or_fit(
     path = Path(cache_dir) / f"belief-{_fingerprint(past, latency, settings)}.npz"
     try:
         return BeliefProfile.load(path)
-    except (OSError, ValueError):
-        profile = fit_profile(past, latency, settings)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        note("belief", f"{one_line(error)}; the belief is fitted anew")
+    profile = fit_profile(past, latency, settings)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         profile.save(path)
-    except OSError:
-        pass  # a read-only home directory
+    except OSError as error:  # a read-only home directory, a full disk
+        note("belief", f"{one_line(error)}: the belief is not kept, the next run fits it anew")
     return profile
 
 
@@ -424,7 +518,7 @@ def _fingerprint(past: JobBank, latency: LatencyProfile, settings: BeliefSetting
     from importlib.metadata import version
 
     digest = hashlib.sha256()
-    for source in (__file__, template_module.__file__):
+    for source in (__file__, profile_module.__file__, template_module.__file__):
         digest.update(Path(source).read_bytes())
     for package in ("pgmpy", "numpy"):
         digest.update(f"{package} {version(package)}\n".encode())

@@ -34,7 +34,7 @@ def fill_transforms(net: Networks, scratch: Scratch) -> None:
     scratch.conditional[: len(net.table)] = net.table
     levels = net.steps.shape[1]
     for level in range(levels):
-        _collect_transforms(net, scratch, level)
+        _collect_transforms(net, scratch, level, net.steps[0, level])
         static[level::levels] = transforms[: len(net.moments)]
 
 
@@ -56,16 +56,20 @@ def gittins_index(net: Networks, scratch: Scratch, row: Table, stages: Table, mo
         return mean
     variance = row["variance_llm"] + 2.0 * row["covariance"] + row["variance_regular"]
     reach = rest + 4.0 * math.sqrt(max(0.0, variance))
+    last = len(scratch.mass) - 1
     level = 0
-    while level < len(steps) - 1 and (len(scratch.mass) - 1) * steps[level] < reach:
+    while level < len(steps) - 1 and last * steps[level] < reach:
         level += 1
+    step = steps[level]
+    while level <= 0 and last * (step / 2.0) >= reach:  # it is little beside a whole job
+        level, step = -1, step / 2.0
     if mode == BAYES:
-        _collect_transforms(net, scratch, level)
+        _collect_transforms(net, scratch, level, step)
         _join_transforms(net, scratch, level)
     else:
-        _join_stages(net, scratch, steps[level])
+        _join_stages(net, scratch, step)
     _find_mass(net, scratch)
-    return _least_ratio(scratch.mass, mean, mean - rest, steps[level])
+    return _least_ratio(scratch.mass, mean, max(0.0, mean - rest), step)
 
 
 @kernel
@@ -83,16 +87,19 @@ def _least_left(net: Networks, scratch: Scratch, c: int, mode: int) -> float:
 
 
 @kernel
-def _collect_transforms(net: Networks, scratch: Scratch, level: int) -> None:
-    """Transforms of the rest in and below each bucket that evidence reaches, row by row."""
+def _collect_transforms(net: Networks, scratch: Scratch, level: int, step: float) -> None:
+    """Transforms of the rest in and below each bucket that evidence reaches, row by row.
+
+    Of each bucket, if the step is none that there are transforms for (level -1).
+    """
     variables, stages, cells, static = net.variables, net.stages, net.cells, net.transforms
-    children, up, powers, step = net.children, net.up, net.powers, net.steps[0, level]
+    children, up, powers, table = net.children, net.up, net.powers, net.table
     known, work, conditional = scratch.stages, scratch.variables, scratch.conditional
     transforms, means, rows = scratch.transforms, scratch.means, scratch.rows
     factor, below, levels = scratch.factor, scratch.below, net.steps.shape[1]
     for v in range(len(variables) - 1, -1, -1):
         own, here = variables[v], work[v]
-        if here["dirty"] == 0 or settled(here):
+        if (here["dirty"] == 0 and level >= 0) or settled(here):
             continue
         stage = own["stage"]
         left = known[stage]["left"] if stage >= 0 else 0.0
@@ -109,6 +116,8 @@ def _collect_transforms(net: Networks, scratch: Scratch, level: int) -> None:
             for x in range(here["low"], here["high"] + 1):
                 entry = row * own["states"] + x
                 p = conditional[own["entry"] + entry]
+                if here["dirty"] == 0:
+                    p = table[own["entry"] + entry]
                 if p == 0.0:
                     continue
                 place = 0.0
@@ -119,7 +128,7 @@ def _collect_transforms(net: Networks, scratch: Scratch, level: int) -> None:
                 for k in range(count):
                     u = below[k]
                     at = variables[u]["row"] + up[variables[u]["up"] + entry]
-                    if work[u]["dirty"] == 1:
+                    if work[u]["dirty"] == 1 or level < 0:
                         _multiply(factor, transforms, at)
                     else:
                         _multiply(factor, static, at * levels + level)
@@ -136,7 +145,7 @@ def _join_transforms(net: Networks, scratch: Scratch, level: int) -> None:
         if work[v]["root"] == 0 or settled(work[v]):
             continue
         at = variables[v]["row"] + rows[variables[v]["row"]]
-        if work[v]["dirty"] == 1:
+        if work[v]["dirty"] == 1 or level < 0:
             _multiply(transform, scratch.transforms, at)
         else:
             _multiply(transform, static, at * net.steps.shape[1] + level)

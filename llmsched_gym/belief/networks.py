@@ -18,7 +18,7 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from llmsched_gym.belief.profile import BeliefProfile, Network
+from llmsched_gym.belief.profile import BeliefProfile, Bins, Network
 from llmsched_gym.workload.template import Template
 
 IntArray = NDArray[np.int64]
@@ -158,6 +158,7 @@ VARIABLE_STATE = np.dtype(
     ]
 )
 
+MOST_ROWS = 1 << 20  # of all networks, 6 KiB each
 MESSAGES = 1 << 18  # floats for the messages of one mutual information
 
 # Distributions of what remains, for the Gittins index. They are kept as generating functions
@@ -263,6 +264,11 @@ def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
     """Flat tables of the networks of the given applications, in that order.
 
     What inference computes without evidence (priors, marginals, transforms) is still zero.
+
+    Raises
+    ------
+    ValueError
+        for so many stage names that the tables would not fit in memory.
     """
     settings = profile.settings
     parts = [
@@ -281,16 +287,13 @@ def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
     def joined(field: str, empty: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(np.concatenate([part[field] for part in parts] or [empty]))
 
-    bins = np.zeros((int(starts["stages"][-1]), width), BIN)
-    for row, (demand, tasks) in zip(
-        bins, (pair for part in parts for pair in part["bins"]), strict=True
-    ):
-        _fill_bins(row, demand, tasks)
+    bins = _bin_table([pair for part in parts for pair in part["bins"]], width)
     most_s = [
         bins["most_s"][start:end].max(axis=1, initial=0.0).sum()
         for start, end in pairwise(starts["stages"])
     ]
     moments = joined("rows", np.zeros((0, 5)))
+    _check_rows(len(moments), len(bins))
     powers, waves, scale = _circle()
     return Networks(
         settings=np.array(
@@ -319,6 +322,14 @@ def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
     )
 
 
+def _check_rows(rows: int, stages: int) -> None:
+    if rows > MOST_ROWS:
+        raise ValueError(
+            f"belief: past jobs have {stages} stage names, and their networks {rows} rows, more "
+            f"than {MOST_ROWS}; choose fewer applications, or belief=none"
+        )
+
+
 def _task_table(profile: BeliefProfile, applications: Sequence[str]) -> Table:
     table = np.zeros((len(applications), 2), TASKS)
     for row, name in zip(table, applications, strict=True):
@@ -328,13 +339,17 @@ def _task_table(profile: BeliefProfile, applications: Sequence[str]) -> Table:
     return table
 
 
-def _fill_bins(row: Table, demand: Any, tasks: Any) -> None:
-    states = slice(0, len(demand))
-    row["least_s"][states], row["mean_s"][states] = demand.least, demand.mean
-    row["most_s"][states], row["variance"][states] = demand.most, demand.variance
-    row["tasks"][states] = demand.tasks
-    states = slice(0, len(tasks))
-    row["least_tasks"][states], row["most_tasks"][states] = tasks.least, tasks.most
+def _bin_table(pairs: Sequence[tuple[Bins, Bins]], width: int) -> Table:
+    """The bins of the demand and of the fan-out of each stage."""
+    table = np.zeros((len(pairs), width), BIN)
+    for row, (demand, tasks) in zip(table, pairs, strict=True):
+        states = slice(0, len(demand))
+        row["least_s"][states], row["mean_s"][states] = demand.least, demand.mean
+        row["most_s"][states], row["variance"][states] = demand.most, demand.variance
+        row["tasks"][states] = demand.tasks
+        states = slice(0, len(tasks))
+        row["least_tasks"][states], row["most_tasks"][states] = tasks.least, tasks.most
+    return table
 
 
 def _steps(most_s: FloatArray) -> FloatArray:
@@ -382,7 +397,7 @@ def _compile(network: Network, template: Template) -> dict[str, Any]:
             maps.append(_row_map(separators[v], strides[v], above, (*shapes[p], states[p])))
     stage_of = np.full(len(states), -1, np.int64)
     stage_of[network.demand] = np.arange(len(network.demand))
-    reach = [_reachable(network, stage) for stage in range(len(network.demand))]
+    reach = _reachable(network)
     cells = [_cells(network, stage) for stage in range(len(network.demand))]
 
     stages = np.zeros(len(network.demand), NETWORK_STAGE)
@@ -455,8 +470,8 @@ def _row_map(
     return row
 
 
-def _reachable(network: Network, stage: int) -> list[int]:
-    """Stages whose demand a directed path leads to from this stage's demand, nearest first.
+def _reachable(network: Network) -> list[list[int]]:
+    """Per stage, those whose demand a directed path leads to from its demand, nearest first.
 
     Length is counted in steps from stage to stage: a stage's fan-out and its demand count as one.
     """
@@ -465,18 +480,21 @@ def _reachable(network: Network, stage: int) -> list[int]:
     children: list[list[int]] = [[] for _ in network.parents]
     for parent, child in network.edges:
         children[parent].append(child)
-    start = int(network.demand[stage])
-    distance = {start: 0}
-    queue = deque([start])
-    while queue:
-        variable = queue.popleft()
-        for child in children[variable]:
-            step = int(owner[child] != owner[variable])
-            if distance[variable] + step < distance.get(child, len(owner) + 1):
-                distance[child] = distance[variable] + step
-                (queue.append if step else queue.appendleft)(child)
-    found = [s for s, v in enumerate(network.demand) if s != stage and int(v) in distance]
-    return sorted(found, key=lambda s: (distance[int(network.demand[s])], s))
+
+    def reached(start: int) -> list[int]:
+        distance = {start: 0}
+        queue = deque([start])
+        while queue:
+            variable = queue.popleft()
+            for child in children[variable]:
+                step = int(owner[child] != owner[variable])
+                if distance[variable] + step < distance.get(child, len(owner) + 1):
+                    distance[child] = distance[variable] + step
+                    (queue.append if step else queue.appendleft)(child)
+        found = [(d, owner[v]) for v, d in distance.items() if network.demand[owner[v]] == v]
+        return [stage for _, stage in sorted(found) if stage != owner[start]]
+
+    return [reached(int(variable)) for variable in network.demand]
 
 
 def _cells(network: Network, stage: int) -> FloatArray:

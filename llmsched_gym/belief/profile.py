@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_gym.files import replacing
+from llmsched_gym.settings import is_positive, is_whole
 from llmsched_gym.workload.job import Kind
 from llmsched_gym.workload.template import Template
 
@@ -26,14 +29,16 @@ class BeliefSettings:
 
     Parameters
     ----------
-    bins : quantile bins of a stage's demand (K), besides the state "absent". Default 6.
+    bins : quantile bins of a stage's demand (K), besides the state "absent". 1 to 100, default 6.
     fanouts : states of a stage's number of tasks, besides 0: one per value, or quantile bins if
-        there are more values than this. Default 8.
-    max_parents : parents of a variable at most, default 2.
-    min_jobs : an application with fewer past jobs gets a plain prior without edges. Default 20.
-    prior_jobs : weight, in jobs, of the prior in every row of a conditional table. Default 1.
-    low, high : the quantiles that bound a stage's demand, default 0.05 and 0.95.
-    reachable : how many reachable stages the uncertainty reduction looks at (M), default 4.
+        there are more values than this. 1 to 100, default 8.
+    max_parents : parents of a variable at most, 1 to 4, default 2.
+    min_jobs : an application with fewer past jobs gets a plain prior without edges. 2 to 10**9,
+        default 20.
+    prior_jobs : weight, in jobs, of the prior in every row of a conditional table. Above 0, up to
+        10**6, default 1.
+    low, high : the quantiles that bound a stage's demand, 0 to 1, default 0.05 and 0.95.
+    reachable : how many reachable stages the uncertainty reduction looks at (M), 0 to 4, default 4.
     structural : whether it counts what a stage's completion reveals, default True.
 
     Raises
@@ -53,15 +58,36 @@ class BeliefSettings:
     structural: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("bins", 1), ("fanouts", 1), ("max_parents", 1), ("min_jobs", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: {getattr(self, name)} is below {least}")
-        if not 0 <= self.reachable <= 4:
-            raise ValueError(f"reachable: {self.reachable} is not between 0 and 4")
-        if not self.prior_jobs > 0:
-            raise ValueError(f"prior_jobs: {self.prior_jobs} is not above 0")
-        if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(f"low, high: 0 <= {self.low} <= {self.high} <= 1 does not hold")
+        for name, (least, most) in _WHOLE.items():
+            value = getattr(self, name)
+            if not is_whole(value, least) or value > most:
+                raise ValueError(
+                    f"{name}: {value!r} is not a whole number between {least} and {most}"
+                )
+        if not is_positive(self.prior_jobs) or self.prior_jobs > MOST_PRIOR_JOBS:
+            raise ValueError(
+                f"prior_jobs: {self.prior_jobs!r} is not a number above 0, {MOST_PRIOR_JOBS:.0e} "
+                "at most"
+            )
+        for name in ("low", "high"):
+            value = getattr(self, name)
+            known = isinstance(value, int | float) and not isinstance(value, bool)
+            if not known or not 0 <= value <= 1:
+                raise ValueError(f"{name}: {value!r} is not a number between 0 and 1")
+        if self.low > self.high:
+            raise ValueError(f"low, high: {self.low} <= {self.high} does not hold")
+        if not isinstance(self.structural, bool):
+            raise ValueError(f"structural: {self.structural!r} is neither True nor False")
+
+
+_WHOLE = {  # the ranges of settings, which bound the sizes of tables
+    "bins": (1, 100),
+    "fanouts": (1, 100),
+    "max_parents": (1, 4),
+    "min_jobs": (2, 10**9),
+    "reachable": (0, 4),
+}
+MOST_PRIOR_JOBS = 1e6
 
 
 @dataclass(frozen=True)
@@ -218,14 +244,18 @@ class BeliefProfile:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one ``.npz`` file (arrays, and JSON for the rest), all of it or nothing."""
+        """Write one ``.npz`` file (arrays, and JSON for the rest), all of it or nothing.
+
+        Its members are numbered, for the names of applications may be anything; a checksum over all
+        of them is in one more.
+        """
         arrays: dict[str, NDArray[Any]] = {}
-        for name, network in self.networks.items():
+        for number, network in enumerate(self.networks.values()):
             for key, array in _network_arrays(network).items():
-                arrays[f"network/{name}/{key}"] = array
-        for name, demand in self.tasks.items():
-            for key, array in vars(demand).items():
-                arrays[f"tasks/{name}/{key}"] = array
+                arrays[f"network{number}/{key}"] = array
+        for number, demand in enumerate(self.tasks.values()):
+            for key in _TASK_DEMAND_FIELDS:
+                arrays[f"tasks{number}/{key}"] = getattr(demand, key)
         header = {
             "settings": asdict(self.settings),
             "templates": {name: _template_json(row) for name, row in self.templates.items()},
@@ -234,6 +264,7 @@ class BeliefProfile:
             "notes": self.notes,
         }
         arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        arrays["checksum"] = _checksum(arrays)
         with replacing(Path(path)) as part, part.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
@@ -244,40 +275,104 @@ class BeliefProfile:
         Raises
         ------
         ValueError
-            if the file is not a belief profile.
+            if the file is not a belief profile, or not as it was written.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
+            if not np.array_equal(arrays.pop("checksum"), _checksum(arrays)):
+                raise ValueError("wrong checksum")
             header = json.loads(arrays["header"].tobytes())
-            return cls(
+            profile = cls(
                 settings=BeliefSettings(**header["settings"]),
                 templates={
                     name: _template_from_json(name, row)
                     for name, row in header["templates"].items()
                 },
                 networks={
-                    name: _network_from_arrays(f"network/{name}/", arrays, parents)
-                    for name, parents in header["parents"].items()
+                    name: _network_from_arrays(f"network{number}/", arrays, parents)
+                    for number, (name, parents) in enumerate(header["parents"].items())
                 },
                 tasks={
                     name: TaskDemand(
-                        **{key: arrays[f"tasks/{name}/{key}"] for key in _TASK_DEMAND_FIELDS}
+                        **{key: arrays[f"tasks{number}/{key}"] for key in _TASK_DEMAND_FIELDS}
                     )
-                    for name in header["tasks"]
+                    for number, name in enumerate(header["tasks"])
                 },
                 notes=tuple(header["notes"]),
             )
+            profile._check()
         except OSError:
             raise
         except Exception as error:  # whatever a damaged archive makes numpy, zlib or json raise
-            raise ValueError(f"{path}: not a belief profile ({error})") from error
+            why = " ".join(str(error).split())
+            raise ValueError(f"{path}: not a belief profile ({why})") from error
+        return profile
+
+    def _check(self) -> None:
+        """ValueError for numbers that no fit leads to: what computes with them trusts them."""
+        if self.networks.keys() != self.templates.keys() or "" not in self.tasks:
+            raise ValueError("an application has no network, no template or no tasks")
+        for name, network in self.networks.items():
+            _check_template(self.templates[name])
+            _check_network(network, len(self.templates[name].stages))
+        for demand in self.tasks.values():
+            for key in _TASK_DEMAND_FIELDS:
+                _check_numbers(getattr(demand, key), (2,))
 
 
 # --- Files ----------------------------------------------------------------------------------------
 
 
 _TASK_DEMAND_FIELDS = ("mean", "variance", "low", "high", "per_job")
+
+
+def _checksum(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+def _check_template(template: Template) -> None:
+    stages = len(template.stages)
+    rows = (template.kinds, template.revealers, template.at_arrival, template.awaits)
+    numbers = {other for row in (*template.revealers, *template.awaits) for other in row}
+    if any(len(row) != stages for row in rows) or not numbers <= set(range(stages)):
+        raise ValueError(f"{template.application}: its template names stages that are not there")
+
+
+def _check_network(network: Network, stages: int) -> None:
+    """ValueError unless the parts of a network are of one piece, and its tables probabilities."""
+    states, number = network.states, len(network.tables)
+    owned = np.concatenate([network.demand, network.fanout[network.fanout >= 0]])
+    sizes = {len(row) for row in (network.demand, network.fanout)}
+    sizes |= {len(row) for row in (network.demand_bins, network.fanout_bins)}
+    if sizes != {stages} or not np.array_equal(np.sort(owned), np.arange(number)):
+        raise ValueError("stages and variables do not belong together")
+    for variables, rows in (
+        (network.demand, network.demand_bins),
+        (network.fanout, network.fanout_bins),
+    ):
+        for variable, bins in zip(variables.tolist(), rows, strict=True):
+            if variable >= 0 and len(bins) != states[variable]:
+                raise ValueError("a variable has other states than its bins")
+            for field in _BIN_FIELDS:
+                _check_numbers(getattr(bins, field), (len(bins),))
+    for variable, (parents, table) in enumerate(zip(network.parents, network.tables, strict=True)):
+        if not all(0 <= parent < variable for parent in parents):
+            raise ValueError("a parent does not come before its child")
+        _check_numbers(table, (*(states[parent] for parent in parents), states[variable]))
+        if table.shape[-1] < 2 or not np.allclose(table.sum(axis=-1), 1.0, rtol=0.0, atol=1e-9):
+            raise ValueError("probabilities do not add up to 1")
+
+
+def _check_numbers(array: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if array.dtype != np.float64 or array.shape != shape:
+        raise ValueError(f"numbers of shape {array.shape} instead of {shape}")
+    if not (np.isfinite(array).all() and (array >= 0).all()):
+        raise ValueError("a number is negative or not finite")
 
 
 def _template_json(template: Template) -> dict[str, Any]:
@@ -338,3 +433,11 @@ def _network_from_arrays(
         parents=tuple(tuple(row) for row in parents),
         tables=tuple(tables),
     )
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in ("fit_profile", "load_or_fit"):  # they were here, and users' code may say so
+            return getattr(import_module("llmsched_gym.belief.fitting"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

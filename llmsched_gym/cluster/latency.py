@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -164,3 +165,11 @@ def _check_ticks(ticks: NDArray[np.float64]) -> None:
             f"tokens: a task takes {ticks.max() / TICKS_PER_SECOND:g} s alone, the clock of the "
             f"simulator allows {LONGEST_JOB_S:g} s"
         )
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name == "load_cluster":  # it was here, and users' code may say so
+            return import_module("llmsched_gym.cluster.preset").load_cluster
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

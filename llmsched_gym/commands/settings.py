@@ -26,6 +26,23 @@ def named_settings(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in settings.items()}
 
 
+def logged_settings(config: DictConfig) -> dict[str, Any]:
+    """The configuration to be kept and shown: a text that is taken from elsewhere is only named.
+
+    So what ``${oc.env:WANDB_API_KEY}`` stands for stays where it is.
+    """
+
+    def named(given: Any, resolved: Any) -> Any:
+        if isinstance(resolved, dict) and isinstance(given, dict):
+            return {str(key): named(given.get(key), value) for key, value in resolved.items()}
+        if isinstance(resolved, list) and isinstance(given, list):
+            return [named(*pair) for pair in zip(given, resolved, strict=True)]
+        return resolved if isinstance(resolved, int | float | None) else given
+
+    found: dict[str, Any] = named(OmegaConf.to_container(config), named_settings(config))
+    return found
+
+
 def options(group: str, given: Any, choices: Mapping[str, Any], more: bool = False) -> Options:
     """The options of a group, none missing and none unknown, unless there may be ``more``."""
     name = given.get("name") if isinstance(given, dict) else None

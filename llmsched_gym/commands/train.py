@@ -22,7 +22,13 @@ from llmsched_gym.agents.learning.registry import Learn, make_learner
 from llmsched_gym.agents.learning.run import Training, TrainingError
 from llmsched_gym.commands.entry import one_line_errors, run_command
 from llmsched_gym.commands.groups import training_groups
-from llmsched_gym.commands.settings import environment, named_settings, options
+from llmsched_gym.commands.progress import reading
+from llmsched_gym.commands.settings import (
+    environment,
+    logged_settings,
+    named_settings,
+    options,
+)
 from llmsched_gym.env.scenario import Scenario
 from llmsched_gym.errors import InputError, one_line
 from llmsched_gym.settings import Count, Flag, Folder, Number, Positive, Settings, Text
@@ -71,7 +77,7 @@ class TrainSettings(Settings):
 # --- from settings to a training run --------------------------------------------------------------
 
 
-def build(given: dict[str, Any]) -> tuple[Learn, Training]:
+def build(given: dict[str, Any], logged: dict[str, Any]) -> tuple[Learn, Training]:
     """Make everything that the settings name; InputError for what is not right in them."""
     choices = training_groups()
     try:
@@ -92,7 +98,8 @@ def build(given: dict[str, Any]) -> tuple[Learn, Training]:
             resume=settings.resume,
             folder=settings.output_dir,
             logger=settings.logger,
-            settings=given,
+            settings=logged,
+            wandb=given["wandb"],
         )
         Scenario(**training.environment)  # tells what is wrong with it before anything begins
     except (ValueError, OSError) as error:
@@ -103,13 +110,14 @@ def build(given: dict[str, Any]) -> tuple[Learn, Training]:
 # --- the command ----------------------------------------------------------------------------------
 
 
-def train(given: dict[str, Any]) -> float:
+def train(given: dict[str, Any], logged: dict[str, Any] | None = None) -> float:
     """Train and print what it led to; InputError for bad settings.
 
-    Returns the best mean JCT on the held-out episodes in seconds, which a sweeper may minimise.
+    What is logged and kept of the settings is ``logged``, if that is given. Returns the best mean
+    JCT on the held-out episodes in seconds, which a sweeper may minimise.
     """
-    with Console(stderr=True).status("reading the workload, fitting the belief"):
-        learn, training = build(given)
+    with reading("reading the workload, fitting the belief"):
+        learn, training = build(given, given if logged is None else logged)
     try:
         jct_s = learn(training)
     except (TrainingError, OSError) as error:
@@ -128,7 +136,7 @@ def train(given: dict[str, Any]) -> float:
 @hydra.main(config_path="pkg://llmsched_gym.configs", config_name="train", version_base="1.3")
 def _run(config: DictConfig) -> float | None:
     with one_line_errors("train.py"):
-        return train(named_settings(config))
+        return train(named_settings(config), logged_settings(config))
     return None  # after an error, which ends the process
 
 

@@ -389,6 +389,29 @@ def test_dependent_stages() -> None:
     assert index(profile, job, PRIOR) == pytest.approx(2 / 0.25)
 
 
+@pytest.mark.parametrize("mode", [BAYES, PRIOR])
+@pytest.mark.parametrize("scale", [1e3, 1.0, 2e-4, 1e-6, 1e-12])
+def test_what_is_little_beside_a_whole_job_has_a_grid_of_its_own(mode: int, scale: float) -> None:
+    """Of a job of an hour two stages are left, which take milliseconds, say."""
+    x, p = np.array([1.0, 3.3, 7.9]) * scale, np.array([0.5, 0.3, 0.2])
+    profile = independent([steps(3600.0), steps(*x), steps(*x)])
+    profile = revised(profile, {0: ((), [0, 1]), **{c: ((), [0, *p]) for c in (1, 2)}})
+    job = moment(stage("a", seconds=[3600.0]), stage("b"), stage("c"), completed=[1, 0, 0])
+    demand = Demand.of(np.add.outer(x, x).ravel() / scale, np.outer(p, p).ravel())
+    assert index(profile, job, mode) == pytest.approx(demand.index * scale, rel=0.03)
+
+
+@pytest.mark.parametrize("mode", [BAYES, PRIOR])
+def test_rounding_makes_it_no_less_than_nothing(mode: int) -> None:
+    """Every stage may take no time; their means do not add up the same in every order."""
+    profile = independent([steps(0.0, 0.2), steps(0.0, 0.2), steps(0.0, 0.8)])
+    profile = revised(
+        profile, {c: ((), [0, 0.5, 0.5]) for c in range(3)}, kinds={0: Kind.LLM, 2: Kind.LLM}
+    )
+    job = moment(stage("a", kind=Kind.LLM), stage("b"), stage("c", kind=Kind.LLM))
+    assert index(profile, job, mode) == 0.0
+
+
 def test_all_budgets_are_tried() -> None:
     """Three rounds of 1, 4 and 10 s, each the last with probability 0.1, 0.8, 1."""
     profile = independent([steps(1.0), steps(4.0), steps(10.0)])

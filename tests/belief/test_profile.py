@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -13,8 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsched_gym.belief import fitting
+from llmsched_gym import notes
+from llmsched_gym.belief import fitting, networks
+from llmsched_gym.belief import profile as profile_module
 from llmsched_gym.belief.fitting import fit_profile, load_or_fit
+from llmsched_gym.belief.inference import compile_profile
 from llmsched_gym.belief.profile import BeliefProfile, BeliefSettings, Bins
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
@@ -266,11 +270,109 @@ def test_what_was_never_seen_is_counted(fitted: BeliefProfile) -> None:
     [
         *[("bins", 0), ("fanouts", 0), ("max_parents", 0), ("min_jobs", 1), ("prior_jobs", 0.0)],
         *[("reachable", -1), ("reachable", 5), ("low", -0.1), ("high", 1.1), ("low", 0.99)],
+        *[("bins", 10**9), ("fanouts", 10**9), ("max_parents", 5), ("min_jobs", 10**30)],
+        *[("bins", 6.0), ("fanouts", True), ("min_jobs", "20"), ("reachable", None)],
+        *[("prior_jobs", np.inf), ("prior_jobs", np.nan), ("prior_jobs", 1e300)],
+        *[("prior_jobs", "1"), ("prior_jobs", True), ("low", np.nan), ("high", np.inf)],
+        *[("high", True), ("low", None), ("structural", 1), ("structural", "yes")],
     ],
 )
-def test_settings_out_of_range(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=name):
-        BeliefSettings(**{name: value})  # type: ignore[arg-type]
+def test_settings_out_of_range(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^(low, )?{name}[,:].* n(ot|either) ") as caught:
+        BeliefSettings(**{name: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        BeliefSettings(bins=1, fanouts=1, max_parents=1, min_jobs=2, reachable=0, low=0, high=1),
+        BeliefSettings(bins=100, fanouts=100, max_parents=4, prior_jobs=1e6, low=1.0, high=1),
+        BeliefSettings(prior_jobs=1e-300, low=0.5, high=0.5),
+    ],
+)
+def test_settings_at_their_limits(past: JobBank, chosen: BeliefSettings) -> None:
+    profile = fit_profile(past, LATENCY, chosen)
+    check_networks(profile)
+    beliefs = believe(profile, moment(*fan_out(3).stages))
+    for table in (beliefs.stages, beliefs.jobs):
+        assert all(np.isfinite(table[field]).all() for field in table.dtype.names or ())
+
+
+# --- Many stage names -------------------------------------------------------------------------
+
+
+ELDERS = np.random.default_rng(0).integers(0, 2**31, (5000, 2))
+
+
+def wide(number: int, names: int, tools: int, rng: np.random.Generator) -> Job:
+    """A plan that reveals some of so many tools, each as long as one of two others."""
+    seconds = rng.integers(1, 9, names).astype(float)
+    for k in range(4, names):
+        if rng.random() > 0.05:
+            seconds[k] = seconds[ELDERS[k, rng.integers(2)] % k]
+    chosen = np.sort(rng.choice(names, tools, replace=False))
+    rows = (stage(f"t{k}", 0, seconds=[seconds[k]], by=0) for k in chosen)
+    return Job("app", f"job-{number}", (stage("plan", kind=Kind.LLM), *rows))
+
+
+def test_thousands_of_rare_names_have_plain_priors() -> None:
+    rng = np.random.default_rng(0)
+    past = JobBank.from_jobs(wide(number, 5000, 8, rng) for number in range(300))
+    begin = time.perf_counter()
+    profile = fit_profile(past, LATENCY)
+    network = profile.networks["app"]
+    assert time.perf_counter() - begin < 20
+    assert len(network.demand) > 1500
+    assert len(network.edges) < 10
+    check_networks(profile)
+    (note,) = profile.notes
+    assert note.startswith(f"app: {len(network.demand)} stage names: the 1")
+    assert note.endswith(" rarest have plain priors without edges")
+    job = past.job(0)
+    beliefs = believe(profile, moment(*job.stages, completed=[1]))
+    assert np.isfinite(beliefs.jobs["regular_s"]).all()
+    assert beliefs.jobs["skipped"][0] == 0
+
+
+def test_of_many_frequent_names_the_most_frequent_are_linked() -> None:
+    rng = np.random.default_rng(0)
+    few = [wide(number, 30, 30, rng) for number in range(60)]
+    many = [wide(number, 700, 500, rng) for number in range(60)]
+    profile = fit_profile(JobBank.from_jobs([*few, *many]), LATENCY)
+    check_networks(profile)
+    network, template = profile.networks["app"], profile.templates["app"]
+    linked = {v for edge in network.edges for v in edge}
+    names = {template.stages[c] for c, v in enumerate(network.demand) if v in linked}
+    assert {f"t{k}#1" for k in range(4, 30)} <= names
+    assert profile.notes[0].startswith("app: 701 stage names: the 573 rarest have plain priors")
+
+
+def test_edges_that_would_join_too_many_states_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    profile = fit_profile(
+        JobBank.from_jobs(wide(number, 40, 40, rng) for number in range(1500)), LATENCY
+    )
+    check_networks(profile)
+    rows = compile_profile(profile, ["app"]).applications["rows"][-1]
+    assert 1000 < rows <= fitting.MAX_ROWS
+    (note,) = profile.notes
+    assert note.startswith("app: ")
+    assert note.endswith(" edges are left out: they would join too many states")
+
+
+def test_what_does_not_fit_in_memory_is_refused(
+    fitted: BeliefProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "MOST_ROWS", 5)
+    with pytest.raises(ValueError, match="^belief: past jobs have 3 stage names, .* more than 5; "):
+        compile_profile(fitted, ["app"])
+
+
+def test_each_application_is_told(past: JobBank, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", fitting.__name__)
+    fit_profile(past, LATENCY)
+    assert caplog.messages == ["application 1 of 1: app"]
 
 
 def test_max_parents(past: JobBank) -> None:
@@ -306,6 +408,67 @@ def test_damaged_file(fitted: BeliefProfile, tmp_path: Path) -> None:
         BeliefProfile.load(path)
     with pytest.raises(FileNotFoundError):
         BeliefProfile.load(tmp_path / "missing.npz")
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "/", "$x_{1}$", "\ud800", "header", "a\nb", "ü"])
+def test_names_may_be_anything(name: str, tmp_path: Path) -> None:
+    jobs = [fan_out(number, application) for application in (name, "b") for number in range(3)]
+    past = JobBank.from_jobs(replace(job, job_id=f"{job.job_id}-{k}") for k, job in enumerate(jobs))
+    profile = load_or_fit(past, LATENCY, PLAIN, tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert same(BeliefProfile.load(path), profile)
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], None], true: bool) -> None:
+    """Change arrays of a profile's file, and its checksum too if that is to be true."""
+    with np.load(path) as file:
+        arrays = {key: np.array(array) for key, array in dict(file).items()}
+    arrays.pop("checksum")
+    before = profile_module._checksum(arrays)
+    change(arrays)
+    checksum = profile_module._checksum(arrays) if true else before
+    np.savez(path, **arrays, checksum=checksum)  # type: ignore[arg-type]
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "other probabilities": lambda a: a["network0/tables"].__imul__(0.5),
+    "no numbers": lambda a: a["network0/tables"].__setitem__(0, np.nan),
+    "infinite": lambda a: a["network0/demand_bins/mean"].__setitem__(0, np.inf),
+    "negative": lambda a: a["tasks0/mean"].__imul__(-1),
+    "other variables": lambda a: a["network0/demand"].__iadd__(100),
+    "twice": lambda a: a["network0/demand"].__setitem__(0, a["network0/demand"][1]),
+    "other shapes": lambda a: a["network0/shapes"].__iadd__(1),
+    "integers": lambda a: a.update({"tasks0/mean": np.zeros(2, np.int64)}),
+    "too few": lambda a: a.update({"tasks0/mean": np.zeros(1)}),
+    "none": lambda a: a.pop("network0/tables"),
+    "no JSON": lambda a: a.update(header=np.zeros(3, np.uint8)),
+}
+
+
+@pytest.mark.parametrize("true", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_wrong_numbers_are_not_believed(
+    past: JobBank,
+    fits: list[Any],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    change: str,
+    true: bool,
+) -> None:
+    monkeypatch.setattr(notes, "_told", set())
+    first = load_or_fit(past, LATENCY, PLAIN, tmp_path)
+    (path,) = tmp_path.iterdir()
+    edited(path, CHANGES[change], true)
+    with pytest.raises(ValueError, match="not a belief profile"):
+        BeliefProfile.load(path)
+    for _ in range(2):
+        assert same(load_or_fit(past, LATENCY, PLAIN, tmp_path), first)
+    assert len(fits) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"llmsched_gym: {path}: not a belief profile (")
+    assert err.count("\n") == 1
+    assert err.endswith("; the belief is fitted anew\n")
 
 
 def test_a_failed_save_leaves_the_old_file(

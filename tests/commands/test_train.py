@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmsched_gym.agents.learning.checkpoint import load
+from llmsched_gym.agents.learning.checkpoint import load, save
 from llmsched_gym.commands import evaluate, train
 from llmsched_gym.commands.groups import training_groups
+from llmsched_gym.files import LOCK, locked
 
 ROOT = Path(__file__).parents[2]
 GENERATED = ("workload=task_automation", "workload.jobs_per_application=40")
@@ -172,6 +173,21 @@ def one_line(code: int, out: str, err: str) -> str:
         ("max_stages=1", "max_stages: 1 cannot hold a single job"),
         ("seed=-1", "seed: -1 is not a whole number of at least 0"),
         ("minutes=0", "minutes: 0 is not a positive number"),
+        ("minutes=nan", "minutes: nan is not a positive number"),
+        ("minutes=inf", "minutes: inf is not a positive number"),
+        ("checkpoint_minutes=inf", "checkpoint_minutes: inf is not a positive number"),
+        ("agent.iterations=1000000000000", "agent.iterations: 1000000000000 is above 1000000000"),
+        ("agent.embedding=100000", "agent.embedding: 100000 is above 1024"),
+        ("agent.groups=100000", "agent.groups: 100000 is above 10000"),
+        ("agent.clip=1e300", "agent.clip: 1e+300 is above 1000000000"),
+        ("agent.learning_rate=inf", "agent.learning_rate: inf is not a positive number"),
+        ("agent=ppo agent.environments=10001", "agent.environments: 10001 is above 10000"),
+        ("belief.prior_jobs=inf", "prior_jobs: inf is not a number above 0"),
+        ("belief.prior_jobs=nan", "prior_jobs: nan is not a number above 0"),
+        ("belief.bins=1000000000", "bins: 1000000000 is not a whole number between 1 and 100"),
+        ("belief.fanouts=0", "fanouts: 0 is not a whole number between 1 and 100"),
+        ("belief.low=nan", "low: nan is not a number between 0 and 1"),
+        ("belief.high=inf", "high: inf is not a number between 0 and 1"),
         ("checkpoint_minutes=null", "checkpoint_minutes: None is not a positive number"),
         ("resume=maybe", "resume: 'maybe' is neither true nor false"),
         ("output_dir=", "output_dir: it needs the name of a folder"),
@@ -214,6 +230,79 @@ def test_a_run_that_is_there_is_neither_overwritten_nor_mixed(command: Command) 
     assert (code, out) == (2, "")
     assert "out/training.safetensors: damaged" in err
     assert err.count("\n") == 1
+
+
+def test_two_do_not_train_in_one_folder(command: Command) -> None:
+    with locked(Path("out")):
+        code, out, err = command("logger=csv", "output_dir=out")
+    assert (code, out) == (2, "")
+    assert err == "train.py: another run is writing to out\n"
+    assert not Path("out").exists()
+    Path("out").mkdir()
+    Path("out", LOCK).touch()  # of a process that was killed
+    assert command("logger=csv", "output_dir=out")[0] == 0
+    assert sorted(os.listdir("out")) == FILES
+
+
+def test_secrets_stay_where_they_are(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "s3cr3t-value")
+    monkeypatch.setenv("SEED", "7")
+    key, seed = "wandb.project='${oc.env:KEY}'", "seed='${oc.decode:${oc.env:SEED}}'"
+    code, _, err = command(key, seed, "output_dir=out")
+    assert code == 0, err
+    files = [path for path in Path("out").rglob("*") if path.is_file()]
+    assert any("tfevents" in path.name for path in files)
+    for path in files:
+        content = path.read_bytes()
+        assert b"s3cr3t" not in content, path
+        if path.suffix == ".safetensors" or "tfevents" in path.name:
+            assert b"${oc.env:KEY}" in content
+    settings = load(Path("out/best.safetensors"))[1]["settings"]
+    assert (settings["seed"], settings["num_jobs"]) == (7, 8)
+    monkeypatch.setenv("SEED", "8")
+    code, _, err = command(key, seed, "output_dir=out", "resume=true")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "made with seed=7, cannot go on with seed=8" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, m: t["network.score.bias"].fill_(np.nan), "holds a number that is not finite"),
+        (lambda t, m: t.pop("network.score.bias"), "'score.bias' is missing"),
+        (lambda t, m: t.pop("adam.3.exp_avg"), "'exp_avg' is missing"),
+        (lambda t, m: t.pop("adam.3.step") and t.pop("adam.3.exp_avg"), " is missing"),
+        (lambda t, m: t["adam.0.exp_avg_sq"].fill_(-1), "holds a number that is negative"),
+        (lambda t, m: t.update({"adam.x.step": t["adam.0.step"].clone()}), "invalid literal"),
+        (lambda t, m: m.update(iteration=-2), "it does not say how far training was"),
+        (lambda t, m: m.update(decisions="3"), "it does not say how far training was"),
+        (lambda t, m: m.pop("compared_jct_s"), "a time is not a number of seconds"),
+        (lambda t, m: m.update(seconds=float("nan")), "a time is not a number of seconds"),
+        (lambda t, m: m.update(settings=[1]), "made with =[1], cannot go on with "),
+    ],
+)
+def test_states_of_all_sorts(
+    command: Command,
+    change: Callable[[dict[str, Any], dict[str, Any]], Any],
+    message: str,
+    one_state: Path,
+) -> None:
+    tensors, meta = load(one_state, "decima training")
+    change(tensors, meta)
+    save(Path("out/training.safetensors"), tensors, meta)
+    code, out, err = command("logger=csv", "output_dir=out", "resume=true")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("train.py: out/training.safetensors: ")
+    assert message in err
+    assert os.listdir("out") == ["training.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def one_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run of a few iterations leaves to go on from."""
+    folder = tmp_path_factory.mktemp("one")
+    assert start(folder, "output_dir=out").wait(timeout=300) == 0
+    return folder / "out/training.safetensors"
 
 
 # --- ends that nobody wants -----------------------------------------------------------------------
@@ -274,6 +363,20 @@ def test_a_run_that_is_ended_goes_on_to_the_same_evaluations(
         assert all((tensors[key] == wanted[key]).all() for key in wanted)
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert {name for name in left if not name.startswith(".")} == set(FILES)
+
+
+@pytest.mark.slow
+def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
+    first = start(tmp_path, *LONG)
+    while not (tmp_path / "out/progress.csv").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    second = start(tmp_path, *LONG, "resume=true")
+    assert second.communicate(timeout=300) == ("", "train.py: another run is writing to out\n")
+    assert second.returncode == 2
+    assert first.wait(timeout=300) == 0
+    numbers = [row["iteration"] for row in rows(tmp_path / "out/progress.csv")]
+    assert numbers == [str(number) for number in range(len(numbers))]
 
 
 # --- learning -------------------------------------------------------------------------------------

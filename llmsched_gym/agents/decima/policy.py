@@ -6,17 +6,20 @@ Processing Clusters", SIGCOMM 2019.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from llmsched_gym.agents.base import Actions, Observation, Policy, register
+from llmsched_gym.agents.learning.options import MOST_UNITS
+from llmsched_gym.settings import is_whole
 
 if TYPE_CHECKING:  # torch takes seconds to import, and nobody else needs it
     from llmsched_gym.agents.decima.network import DecimaNetwork
 
 DEFAULT = "mixed_bayes"
+SIZES = {"embedding", "hidden", "head"}  # of a network
 
 
 @register("decima")
@@ -68,8 +71,9 @@ class Decima(Policy):
         shipped = sorted(file.stem for file in self.shipped.glob("*.safetensors"))
         if checkpoint in shipped:
             return self.shipped / f"{checkpoint}.safetensors"
-        if Path(checkpoint).is_file():
-            return Path(checkpoint)
+        with suppress(OSError):  # a name too long, a folder that may not be read
+            if Path(checkpoint).is_file():
+                return Path(checkpoint)
         names = ", ".join(shipped) if shipped else "none is shipped"
         raise ValueError(
             f"checkpoint: no file {checkpoint!r}; give the path of one that train.py wrote, "
@@ -93,18 +97,28 @@ def _one_thread() -> Iterator[None]:
 def _load(path: Path, kind: str) -> DecimaNetwork:
     try:
         from llmsched_gym.agents.decima.network import DecimaNetwork
-        from llmsched_gym.agents.learning.checkpoint import CheckpointError, load
+        from llmsched_gym.agents.learning.checkpoint import CheckpointError, check_tensors, load
     except ImportError as error:
         raise ValueError(
             f"it needs {error.name}: python -m pip install 'llmsched-gym[train]'"
         ) from error
     tensors, meta = load(path, kind)
+    sizes = meta.get("network")
+    if not isinstance(sizes, dict) or sizes.keys() != SIZES or not _are_sizes(sizes.values()):
+        raise CheckpointError(
+            f"{path}: it does not say how its network is made: {', '.join(sorted(SIZES))} are "
+            f"whole numbers between 1 and {MOST_UNITS}"
+        )
+    network = DecimaNetwork(**sizes)
     try:
-        network = DecimaNetwork(**meta["network"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: it does not say how its network is made") from error
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
-        raise CheckpointError(f"{path}: its tensors are not those of a network {network.options}")
+        check_tensors(tensors, network.state_dict())
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: its tensors are not those of a network {network.options}: {error}"
+        ) from error
     network.load_state_dict(tensors)
     return network
+
+
+def _are_sizes(values: Iterable[object]) -> bool:
+    return all(is_whole(value, 1) and value <= MOST_UNITS for value in values)  # type: ignore[operator]

@@ -44,7 +44,7 @@ from llmsched_gym.agents.decima.rollout import (
     weights_of,
 )
 from llmsched_gym.agents.decima.tuning import tune
-from llmsched_gym.agents.learning.course import Course, Learner, last_state, learn
+from llmsched_gym.agents.learning.course import Course, Learner, go_on_from, last_state, learn
 from llmsched_gym.agents.learning.held_out import HeldOut
 from llmsched_gym.agents.learning.run import (
     HORIZON,
@@ -396,6 +396,5 @@ def begin(training: Training, options: DecimaOptions) -> Learner[DecimaNetwork]:
     network.to(options.device)
     optimizer = torch.optim.Adam(network.parameters(), options.learning_rate)
     learner = Learner(network, network, optimizer)
-    if (state := last_state(training, KIND)) is not None:
-        learner.restore(*state)
+    go_on_from(learner, last_state(training, KIND), training)
     return learner

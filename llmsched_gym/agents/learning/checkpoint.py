@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
 from llmsched_gym.env.features import CLUSTER_FEATURES, JOB_FEATURES, STAGE_FEATURES
+from llmsched_gym.errors import one_line
 from llmsched_gym.files import replacing
 
 KEY = "llmsched_gym"  # of the checksum and the description in the header
@@ -81,20 +82,52 @@ def load(path: Path, kind: str = "decima") -> tuple[dict[str, Tensor], dict[str,
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             header = (file.metadata() or {}).get(KEY)
+        checksum, _, description = ("" if header is None else header).partition(" ")
+        whole = header is None or checksum == _checksum(tensors, description)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint: {error}") from error
+        raise CheckpointError(f"{path}: cannot be read: {one_line(error)}") from error
+    except Exception as error:  # whatever safetensors and torch make of it
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint: {one_line(error)}") from error
     if header is None:
         raise CheckpointError(f"{path}: not a checkpoint of this package")
-    checksum, _, description = header.partition(" ")
-    if checksum != _checksum(tensors, description):
+    if not whole:
         raise CheckpointError(f"{path}: damaged, not what was saved")
-    meta = json.loads(description)
-    if meta.get("kind") != kind:
-        raise CheckpointError(f"{path}: a checkpoint of {meta.get('kind')!r}, not of {kind!r}")
+    meta = _described(path, description)
+    if meta["kind"] != kind:
+        raise CheckpointError(f"{path}: a checkpoint of {meta['kind']!r:.80}, not of {kind!r}")
     _check_features(path, meta["features"])
     return tensors, meta
+
+
+def _described(path: Path, description: str) -> dict[str, Any]:
+    """What a description says, "kind" and "features" among it."""
+    try:
+        meta = json.loads(description)
+    except (ValueError, RecursionError):
+        meta = None
+    if isinstance(meta, dict) and isinstance(meta.get("kind"), str):
+        features = meta.get("features")
+        if isinstance(features, dict) and all(_is_names(features.get(name)) for name in FEATURES):
+            return meta
+    raise CheckpointError(f"{path}: its description is not that of a checkpoint")
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def check_tensors(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """ValueError unless there are tensors of the same names, shapes and types, all finite."""
+    if differ := sorted(tensors.keys() ^ wanted.keys()):
+        what = "is missing" if differ[0] in wanted else "does not belong there"
+        raise ValueError(f"{differ[0]!r:.80} {what}")
+    for name, tensor in tensors.items():
+        shape, kind = tuple(wanted[name].shape), wanted[name].dtype
+        if tuple(tensor.shape) != shape or tensor.dtype != kind:
+            found = f"{tuple(tensor.shape)} of {tensor.dtype}"
+            raise ValueError(f"{name!r} is {found}, not {shape} of {kind}")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name!r} holds a number that is not finite")
 
 
 def _checksum(tensors: Mapping[str, Tensor], description: str) -> str:
@@ -111,5 +144,6 @@ def _check_features(path: Path, features: Mapping[str, list[str]]) -> None:
         if theirs != names:
             differ = ", ".join(sorted({*theirs} ^ {*names})) or "their order"
             raise CheckpointError(
-                f"{path}: made for other features of {table} than observations have: {differ}"
+                f"{path}: made for other features of {table} than observations have: "
+                f"{' '.join(differ.split()):.200}"
             )

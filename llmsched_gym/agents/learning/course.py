@@ -8,7 +8,7 @@ import copy
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,8 @@ from llmsched_gym.agents.learning.episodes import Act
 from llmsched_gym.agents.learning.held_out import COMPARED, HeldOut
 from llmsched_gym.agents.learning.logs import open_log, shown
 from llmsched_gym.agents.learning.run import Training, TrainingError
+from llmsched_gym.errors import one_line
+from llmsched_gym.settings import is_whole
 
 BEST, STATE = "best.safetensors", "training.safetensors"
 FREE = (  # settings that may change when training goes on
@@ -89,7 +91,7 @@ class Learner(Generic[N]):
         return tensors, {name: getattr(self, name) for name in COUNTERS}
 
     def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
-        """The opposite of :meth:`snapshot`."""
+        """The opposite of :meth:`snapshot`; ValueError for what is none of such a learner."""
         weights: dict[str, Tensor] = {}
         adam: dict[int, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in tensors.items():
@@ -99,11 +101,37 @@ class Learner(Generic[N]):
             elif part == "adam":
                 number, _, slot = rest.partition(".")
                 adam[int(number)][slot] = tensor
+        checkpoint.check_tensors(weights, self.module.state_dict())
+        _check_adam(adam, list(self.module.parameters()))
+        _check_counters(counters)
         self.module.load_state_dict(weights)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": dict(adam), "param_groups": groups})
         for name in COUNTERS:
             setattr(self, name, counters[name])
+
+
+def _check_adam(adam: Mapping[int, Mapping[str, Tensor]], weights: Sequence[Tensor]) -> None:
+    """ValueError unless these are numbers that Adam keeps of all these weights, or of none yet."""
+    if adam and adam.keys() != set(range(len(weights))):
+        raise ValueError("it does not have the state of Adam for each weight")
+    for number, slots in adam.items():
+        weight = weights[number]
+        wanted = {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}
+        checkpoint.check_tensors(slots, wanted)
+        if slots["step"] < 0 or (slots["exp_avg_sq"] < 0).any():
+            raise ValueError("the state of Adam holds a number that is negative")
+
+
+def _check_counters(counters: Mapping[str, Any]) -> None:
+    """ValueError for counters that no learner has counted."""
+    compared = counters.get("compared_jct_s")
+    times = [counters.get("seconds"), counters.get("best_jct_s")]
+    times += list(compared.values()) if isinstance(compared, dict) else [None]
+    if not (is_whole(counters.get("iteration"), -1) and is_whole(counters.get("decisions"), 0)):
+        raise ValueError("it does not say how far training was")
+    if not all(isinstance(s, int | float) and not isinstance(s, bool) and s >= 0 for s in times):
+        raise ValueError("a time is not a number of seconds")
 
 
 @dataclass(frozen=True)
@@ -148,8 +176,25 @@ def last_state(training: Training, kind: str) -> Snapshot | None:
         tensors, meta = checkpoint.load(path, _kind_of_state(kind))
     except checkpoint.CheckpointError as error:
         raise TrainingError(str(error)) from error
-    check_same(path, meta["settings"], training.settings)
+    check_same(path, meta.get("settings"), training.settings)
     return tensors, meta
+
+
+def go_on_from(learner: Learner[Any], state: Snapshot | None, training: Training) -> None:
+    """Bring a learner to the state of the last checkpoint, if there is one.
+
+    Raises
+    ------
+    TrainingError
+        for the state of another learner, or one that no training leads to.
+    """
+    if state is None:
+        return
+    try:
+        learner.restore(*state)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        path = training.folder / STATE
+        raise TrainingError(f"{path}: cannot go on from it: {one_line(error)}") from error
 
 
 def check_same(path: Path, made: Any, given: Any, name: str = "") -> None:

@@ -114,11 +114,11 @@ class WandbLog(CSVLog):
             raise _missing("wandb") from error
         super().__init__(training, iteration)
         self._wandb = wandb
-        options = training.settings["wandb"]
+        options = training.wandb
         try:
             self._run = wandb.init(
-                project=options["project"],
-                mode=options["mode"],
+                project=options.get("project"),
+                mode=options.get("mode"),
                 id=_run_id(training.folder / "wandb_run"),
                 resume="allow",
                 name=training.folder.name,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmsched_gym.agents.learning.run import Training, TrainingError
+from llmsched_gym.files import locked
 
 Learn = Callable[[Training], dict[str, float]]
 
@@ -44,7 +45,10 @@ def register_learner(name: str, options: type[Any], module: str) -> None:
 
 
 def make_learner(name: str, **options: Any) -> Learn:
-    """What trains an agent.
+    """What trains an agent: a function of a run, which keeps the folder of the run to itself.
+
+    The function raises :class:`llmsched_gym.files.FolderInUse`, an OSError, if another run writes
+    there.
 
     Raises
     ------
@@ -62,7 +66,8 @@ def make_learner(name: str, **options: Any) -> Learn:
             raise TrainingError(
                 f"agent={name}: it needs {error.name}: pip install 'llmsched-gym[train]'"
             ) from error
-        jct_s: dict[str, float] = train(training, made)
+        with locked(training.folder):
+            jct_s: dict[str, float] = train(training, made)
         return jct_s
 
     return learn

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ class Training:
     resume : whether to go on from the last checkpoint, if there is one.
     folder : where everything is written.
     logger : a name from :data:`llmsched_gym.agents.learning.logs.LOGGERS`.
-    settings : all the settings, to be logged.
+    settings : all the settings, to be logged and kept with what is learnt.
+    wandb : "project" and "mode" for ``logger="wandb"``, each may be None.
     """
 
     environment: dict[str, Any]
@@ -48,6 +50,7 @@ class Training:
     folder: Path
     logger: str
     settings: dict[str, Any]
+    wandb: Mapping[str, Any] = field(default_factory=dict)
 
 
 def random_stream(seed: int, *which: int) -> np.random.Generator:

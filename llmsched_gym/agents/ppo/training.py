@@ -20,7 +20,15 @@ from torch import Tensor
 
 from llmsched_gym.agents.decima.network import DecimaNetwork
 from llmsched_gym.agents.decima.rollout import likeliest
-from llmsched_gym.agents.learning.course import Course, Learner, Row, Snapshot, last_state, learn
+from llmsched_gym.agents.learning.course import (
+    Course,
+    Learner,
+    Row,
+    Snapshot,
+    go_on_from,
+    last_state,
+    learn,
+)
 from llmsched_gym.agents.learning.held_out import HeldOut
 from llmsched_gym.agents.learning.run import (
     ACTIONS,
@@ -91,8 +99,7 @@ def train(training: Training, options: PPOOptions) -> dict[str, float]:
     )
     with clusters_of(training, options, held_out.scenario) as clusters:
         learner = PPOLearner(clusters, training.seed, timed)
-        if state is not None:
-            learner.restore(*state)
+        go_on_from(learner, state, training)
         return learn(learner, partial(iterate, learner, training.seed, timed), course)
 
 
