@@ -150,9 +150,9 @@ def uncountable(past: JobBank, cluster: Cluster) -> dict[int, str]:
 def _too_long(bank: JobBank, seconds: FloatArray, kind: str, verb: str) -> dict[int, str]:
     of_jobs = np.add.reduceat(seconds, bank.stage_tasks[bank.job_stages[:-1]])
     return {
-        int(job): f"{_application(bank, job)}: the tasks of {kind}{bank.described(job)} {verb} "
+        job: f"{_application(bank, job)}: the tasks of {kind}{bank.described(job)} {verb} "
         f"{of_jobs[job]:g} s in all, the clock of the simulator allows {LONGEST_JOB_S:g} s"
-        for job in np.flatnonzero(of_jobs > LONGEST_JOB_S)
+        for job in np.flatnonzero(of_jobs > LONGEST_JOB_S).tolist()
     }
 
 
