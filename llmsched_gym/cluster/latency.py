@@ -115,9 +115,12 @@ class LatencyProfile:
         ValueError
             if a task takes longer than ``LONGEST_JOB_S``.
         """
-        _check_ticks(self.demand_s(prompt, output) * TICKS_PER_SECOND)
         a, c, d = self.decode_coefficients
         p, steps = np.asarray(prompt, np.int64), np.asarray(output, np.int64) - 1
+        if (
+            p.size and self.demand_s(p.max(), steps.max() + 1) > LONGEST_JOB_S
+        ):  # of two tasks, maybe
+            _check_ticks(self.demand_s(p, steps + 1) * TICKS_PER_SECOND)
         held = steps * p + steps * (steps + 1) // 2  # sum of p + i over the iterations
         return np.asarray(self.prefill_ticks(p) + steps * (a + c) + d * held)
 
