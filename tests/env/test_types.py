@@ -27,7 +27,7 @@ many = cache(lambda strict=False, name="": LLMSchedVectorEnv(2, **SMALL, strict=
 ACTIONS = (0, np.int64(0), np.uint8(0), np.array(0), np.array([0]), np.array([0], np.int32))
 NO_ACTIONS = (
     *(0.0, 0.5, -0.4, float("nan"), float("inf"), np.float32(0), np.array([0.0]), np.array(0.2)),
-    *(None, "0", b"0", "zero", True, False, np.True_, np.array([True]), 1j, object(), [0], (0,)),
+    *(None, "0", b"0", "zero", True, False, np.True_, np.array([True]), 1j, object, [0], (0,)),
     *(np.array([0, 0]), np.array([[0]]), np.array([]), np.array(["0"]), {"action": 0}),
     *(-1, 10**30, np.uint64(2**64 - 1), np.int64(-(2**63))),
 )
@@ -137,7 +137,7 @@ ODD: tuple[Any, ...] = (
     float("nan"),
     [5],
     {},
-    object(),
+    object,
     1j,
     0,
     -3,
@@ -152,7 +152,7 @@ ODD_TIMES: tuple[Any, ...] = (
     -1.0,
     [1.0],
     {},
-    object(),
+    object,
     1j,
     10**400,
 )
