@@ -52,7 +52,12 @@ def options(group: str, given: Any, choices: Mapping[str, Any], more: bool = Fal
     unknown = sorted(given.keys() - known.keys())
     if unknown and not more:
         raise ValueError(f"unknown option '{group}.{unknown[0]}'; valid here: {', '.join(known)}")
-    return known | given
+    return {key: _at_home(value) for key, value in (known | given).items()}
+
+
+def _at_home(value: Any) -> Any:
+    """Of options only paths begin with ~/."""
+    return str(home(value)) if isinstance(value, str) and value.startswith("~") else value
 
 
 def environment(
@@ -81,7 +86,7 @@ def workload_of(
 def cluster_of(name: str, path: str | None = None, **sizes: int | None) -> Cluster:
     """The cluster that the options of its group name."""
     given = {size: value for size, value in sizes.items() if value is not None}
-    return load_cluster(name if path is None else home(path), **given)
+    return load_cluster(name if path is None else Path(path), **given)
 
 
 def belief_of(name: str, **given: Any) -> tuple[str, BeliefSettings]:

@@ -75,7 +75,8 @@ def _play(env: LLMSchedEnv, policy: Policy, who: str, seed: int) -> tuple[int, f
     try:
         observation, _ = env.reset(seed=seed)
     except ValueError as error:  # arrivals that span more time than the simulator can count
-        raise InputError(one_line(error)) from error
+        slow = f"at {env.rate:g} jobs/s, which the load or arrival_rate asks for"
+        raise InputError(f"{one_line(error)} ({slow})") from error
     decisions, nanoseconds, over = 0, 0, False
     while not over:
         begin = time.perf_counter_ns()
