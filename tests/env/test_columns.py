@@ -87,8 +87,8 @@ def evaluated() -> list[Job]:
 
 
 def make(**options: Any) -> LLMSchedEnv:
-    banks = (JobBank.from_jobs(jobs()) for jobs in (evaluated, past))
-    workload = Workload("by hand", *banks, Fixed(), replay=True)
+    bank, known = (JobBank.from_jobs(jobs()) for jobs in (evaluated, past))
+    workload = Workload("by hand", bank, known, Fixed(), replay=True)
     return LLMSchedEnv(workload, CLUSTER, num_jobs=3, strict=True, **options)
 
 
