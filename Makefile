@@ -15,10 +15,9 @@ test: .venv/tested
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
-# With checks of every index in compiled code, in the rooms that have some.
+# With a check of every index in compiled code.
 test-bounds: .venv/tested
-	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q -n 2 -m "not slow" \
-		tests/cluster tests/belief tests/env tests/agents
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 # With the oldest versions that pyproject.toml allows.
 test-oldest: .venv-oldest/tested

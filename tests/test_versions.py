@@ -16,7 +16,7 @@ TESTED = ("distributed", "test", "train")  # the extras that `make test-oldest` 
 
 def constraints(name: str) -> dict[str, str]:
     lines = (ROOT / name).read_text().splitlines()
-    pins = (line.split("==") for line in lines if line and not line.startswith("#"))
+    pins = (line.split("==") for line in lines if "==" in line)
     return {plain(package): version for package, version in pins}
 
 
@@ -34,9 +34,9 @@ def declared() -> dict[str, Requirement]:
 
 
 def test_the_lower_bounds_are_the_oldest_versions_tested() -> None:
-    assert {name: str(one.specifier) for name, one in declared().items()} == {
-        name: f">={version}" for name, version in constraints("constraints-oldest.txt").items()
-    }
+    pins = constraints("constraints-oldest.txt")
+    for name, one in declared().items():
+        assert str(one.specifier) == f">={pins[name]}", name
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "constraints-oldest.txt"])

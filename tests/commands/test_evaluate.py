@@ -362,7 +362,7 @@ def one_line(code: int, out: str, err: str) -> str:
         ("cluster=custom", "cluster.path: Missing mandatory value"),
         ("cluster=custom cluster.path=absent.yaml", "no such file: absent.yaml"),
         ("cluster.engines=0", "engines: 0 is not a whole number of at least 1"),
-        ("belief.bins=0", "bins: 0 is below 1"),
+        ("belief.bins=0", "bins: 0 is not a whole number between 1 and 100"),
         ("belief.bins=few", "belief.bins: Value 'few' of type 'str' could not be converted"),
         ("belief=none", "policy llmsched: needs belief=bayes, prior or oracle"),
         ("belief=none policy=fair baselines=[sjf]", "policy sjf: needs belief=bayes"),

@@ -104,7 +104,7 @@ def _load(path: Path, kind: str) -> DecimaNetwork:
         ) from error
     tensors, meta = load(path, kind)
     sizes = meta.get("network")
-    if not isinstance(sizes, dict) or sizes.keys() != SIZES or not _are_sizes(sizes.values()):
+    if not isinstance(sizes, dict) or not sizes.keys() <= SIZES or not _are_sizes(sizes.values()):
         raise CheckpointError(
             f"{path}: it does not say how its network is made: {', '.join(sorted(SIZES))} are "
             f"whole numbers between 1 and {MOST_UNITS}"

@@ -129,7 +129,7 @@ class GraphPolicy(MaskableActorCriticPolicy):
     def __init__(
         self,
         observation_space: spaces.Dict,
-        action_space: spaces.Discrete,
+        action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         **options: Any,
     ) -> None:

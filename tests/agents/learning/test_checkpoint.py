@@ -258,7 +258,7 @@ def test_sizes_of_all_sorts(tmp_path: Path, name: str, value: Any) -> None:
             "is (1,) of torch.float64, ",
         ),
         (lambda w: w.update({"score.bias": w["score.bias"].bfloat16()}), "unsupported ScalarType"),
-        (lambda w: w.clear(), " is missing"),
+        (lambda w: [w.pop(name) for name in [*w][1:]], " is missing"),
     ],
 )
 def test_weights_of_all_sorts(
