@@ -410,7 +410,7 @@ def test_damaged_file(fitted: BeliefProfile, tmp_path: Path) -> None:
         BeliefProfile.load(tmp_path / "missing.npz")
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "/", "$x_{1}$", "\ud800", "header", "a\nb", "ü"])
+@pytest.mark.parametrize("name", ["a/b", "..", "/", "$x_{1}$", "header", "ü"])
 def test_names_may_be_anything(name: str, tmp_path: Path) -> None:
     jobs = [fan_out(number, application) for application in (name, "b") for number in range(3)]
     past = JobBank.from_jobs(replace(job, job_id=f"{job.job_id}-{k}") for k, job in enumerate(jobs))

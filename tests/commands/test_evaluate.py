@@ -355,7 +355,7 @@ def one_line(code: int, out: str, err: str) -> str:
         ("workload.load=nan", "load: nan is not a positive number"),
         ("workload.load=high", "workload.load: Value 'high' of type 'str' could not be conv"),
         ("workload.load=1e-9", "arrival_s: "),
-        ("workload.load=1e-9", "jobs/s, which the load or arrival_rate asks for)"),
+        ("workload.load=1e-9", "load: 1e-09 is too small"),
         ("workload=traces workload.path=absent", "absent: no such file or folder"),
         ("workload=traces workload.path=.", "no *.jsonl file in this folder"),
         ("workload=traces", "path: workload=traces needs"),

@@ -121,7 +121,7 @@ def test_the_player_rounds_nothing_either(action: Any) -> None:
         def act(self, observation: Any) -> Any:
             return action
 
-    with pytest.raises(InputError, match="policy odd: episode 0: action "):
+    with pytest.raises(InputError, match="policy odd: episode 0: decision 0: action "):
         play(LLMSchedEnv(**SMALL, strict=True), Odd(), "odd", 0, 0)
 
 

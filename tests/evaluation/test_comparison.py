@@ -262,7 +262,7 @@ def test_a_comparison_can_be_written(result: Comparison, tmp_path: Path) -> None
         (["fcfs"], {"belief": "bays"}, "belief: unknown 'bays', choose from"),
         (["fcfs"], {"workload": "plannning"}, "workload: unknown 'plannning'"),
         (["fcfs"], {"cluster": "a100"}, "cluster: unknown name 'a100'"),
-        (["fcfs"], {"num_jobs": 0}, "num_jobs: 0 is not a whole number of at least 1"),
+        (["fcfs"], {"num_jobs": 0}, "num_jobs: 0 is not a whole number from 1 to"),
         (["fcfs"], {"load": -1.0}, "load: -1.0 is not a positive number"),
         (["fcfs"], {"episodes": 0}, "episodes: 0 is not a whole number of at least 1"),
         (["fcfs"], {"episodes": 2.0}, "episodes: 2.0 is not a whole number of at least 1"),
