@@ -124,7 +124,9 @@ def test_modes_are_named_when_one_is_unknown() -> None:
 def test_many_clusters_show_what_each_would(mode: str) -> None:
     envs = gymnasium.make_vec("LLMSched-v0", num_envs=2, render_mode=mode, **SMALL)
     envs.reset(seed=4)
-    for number, shown in enumerate(envs.render() or ()):
+    pictures: Any = envs.render()
+    assert len(pictures) == 2
+    for number, shown in enumerate(pictures):
         single = LLMSchedEnv(**SMALL, render_mode=mode)
         single.reset(seed=4 + number)
         np.testing.assert_array_equal(shown, single.render())
