@@ -169,6 +169,12 @@ def check_count(name: str, value: Any, most: int = MOST_ROWS) -> None:
         raise ValueError(f"{name}: {value!r} is not a whole number from 1 to {most:,}")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """ValueError, naming the option, unless it is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}: {value!r} is neither True nor False")
+
+
 def _check_options(options: Mapping[str, Any]) -> None:
     for name, known in (("belief", BELIEFS), ("reward", REWARDS)):
         value = options[name]

@@ -23,7 +23,7 @@ from llmsched_gym.env.actions import InvalidAction, number_of, why_invalid
 from llmsched_gym.env.outcome import episode_metrics, job_table
 from llmsched_gym.env.rendering import RENDER_FPS, RENDER_MODES, check_render_mode, render
 from llmsched_gym.env.reward import Step
-from llmsched_gym.env.scenario import Scenario, episode_options, seed_of
+from llmsched_gym.env.scenario import Scenario, check_flag, episode_options, seed_of
 from llmsched_gym.env.view import Seen, View, look
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload
@@ -110,6 +110,7 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         self.observation_space: spaces.Space[Any] = scenario.observation_space
         self.action_space: spaces.Space[Any] = scenario.action_space
         self.render_mode = render_mode
+        check_flag("strict", strict)
         self.strict = strict
         self._state: ClusterState | None = None
         self._steps, self._last_step = 0, math.inf

@@ -26,7 +26,7 @@ from llmsched_gym.env.observation import new_shown
 from llmsched_gym.env.outcome import episode_metrics, job_table
 from llmsched_gym.env.rendering import RENDER_FPS, RENDER_MODES, check_render_mode, render
 from llmsched_gym.env.reward import Step
-from llmsched_gym.env.scenario import Scenario, check_count, episode_options, seed_of
+from llmsched_gym.env.scenario import Scenario, check_count, check_flag, episode_options, seed_of
 from llmsched_gym.processes import cores
 from llmsched_gym.settings import is_whole
 
@@ -97,6 +97,8 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
         for name, count in (("threads", threads), ("max_episode_steps", max_episode_steps)):
             if count is not None:
                 check_count(name, count)
+        check_flag("copy", copy)
+        check_flag("strict", strict)
         check_render_mode(render_mode)
         num_envs = self.num_envs = int(num_envs)
         self.copy, self.strict = copy, strict
@@ -269,8 +271,9 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
 
     def close_extras(self, **_: Any) -> None:
         """End the threads."""
-        if self._pool is not None and self._pool_of == os.getpid():
-            self._pool.shutdown()
+        pool = getattr(self, "_pool", None)  # none if the constructor has failed
+        if pool is not None and self._pool_of == os.getpid():
+            pool.shutdown()
         self._forget_threads()
 
     # --- the parts of a step ------------------------------------------------------------------

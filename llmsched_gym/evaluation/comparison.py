@@ -263,11 +263,13 @@ class Comparison:
             save(draw, folder / f"{name}.png")
 
 
+OPTIONS = ("belief_settings", "max_jobs", "max_stages")  # more ones of the environment
+
 Named = str | Policy | tuple[str, Mapping[str, Any]]
 
 
 def compare(
-    policies: Sequence[str | Policy] | Mapping[str, Named],
+    policies: Sequence[Named] | Mapping[str, Named],
     *,
     workload: str | Workload = "mixed",
     cluster: str | Cluster = "a100_llama2_7b",
@@ -309,6 +311,8 @@ def compare(
     _check_whole("episodes", episodes, 1)
     _check_whole("processes", processes, 1)
     _check_whole("seed", seed, 0)
+    for name in sorted(options.keys() - set(OPTIONS)):
+        raise ValueError(f"unknown option {name!r}; valid here: {', '.join(OPTIONS)}")
     runs = check_runs([*_runs(policies), *([CLAIRVOYANT] if reference else [])], belief)
     given = {"num_jobs": num_jobs, "load": load, "arrival_rate": arrival_rate, **options}
     env, oracle = (
@@ -324,15 +328,32 @@ def _check_whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
 
 
-def _runs(policies: Sequence[str | Policy] | Mapping[str, Named]) -> list[Run]:
-    if isinstance(policies, str):
+def _runs(policies: Any) -> list[Run]:
+    if isinstance(policies, str | Policy) or not isinstance(policies, Sequence | Mapping):
         raise ValueError(f"policies: {policies!r} is not a list such as ['llmsched', 'fcfs']")
+    if not policies:
+        raise ValueError("policies: there is none, name at least one")
     if isinstance(policies, Mapping):
-        return [
-            Run(label, one[0], dict(one[1])) if isinstance(one, tuple) else Run(label, one)
-            for label, one in policies.items()
-        ]
-    return [Run(one if isinstance(one, str) else _name(one), one) for one in policies]
+        return [_run(str(label), one) for label, one in policies.items()]
+    return [_run(None, one) for one in policies]
+
+
+def _run(label: str | None, named: Any) -> Run:
+    """A policy by its name, by its name and options, or itself."""
+    policy, options = named if _is_pair(named) else (named, {})
+    if not isinstance(policy, str | Policy):
+        raise ValueError(
+            f"policies: {named!r} is neither a name nor a policy (an object, not a class) nor "
+            "a pair of name and options"
+        )
+    known = policy if isinstance(policy, str) else _name(policy)
+    return Run(known if label is None else label, policy, dict(options))
+
+
+def _is_pair(named: Any) -> bool:
+    if not isinstance(named, tuple) or len(named) != 2:
+        return False
+    return isinstance(named[0], str) and isinstance(named[1], Mapping)
 
 
 def _name(policy: Policy) -> str:
@@ -355,6 +376,6 @@ def check_runs(runs: Sequence[Run], belief: str) -> tuple[Run, ...]:
         if run.make().needs_belief and belief == "none" and not run.reference:
             raise ValueError(
                 f"policy {run.label}: needs belief=bayes, prior or oracle; with belief=none take "
-                "policies that do without, such as policy=fair baselines=[fcfs]"
+                "policies that do without, such as fair and fcfs"
             )
     return tuple(runs)
