@@ -28,6 +28,7 @@ from llmsched_gym.commands.settings import (
     check_written,
     cluster_of,
     environment,
+    logged_settings,
     named_settings,
     options,
 )
@@ -149,15 +150,16 @@ def _runs(policy: Options, baselines: Sequence[Any]) -> list[Run]:
 # --- the command ----------------------------------------------------------------------------------
 
 
-def evaluate(given: dict[str, Any]) -> float:
+def evaluate(given: dict[str, Any], logged: dict[str, Any] | None = None) -> float:
     """Evaluate, write the files and print the table; InputError for bad settings.
 
-    Returns the mean JCT of the policy in seconds, which a sweeper may minimise.
+    What is kept of the settings is ``logged``, if that is given. Returns the mean JCT of the policy
+    in seconds, which a sweeper may minimise.
     """
     console = Console(stderr=True)
     with console.status("reading the workload, fitting the belief"):
         evaluation, settings = build(given)
-    shown = kept_settings(given)
+    shown = kept_settings(given if logged is None else logged)
     with _kept(settings, shown), staged(settings.output_dir) as folder:
         result = _play_with_progress(evaluation, console)
         result.write(folder, settings=shown)
@@ -197,14 +199,17 @@ def _kept(settings: EvaluateSettings, shown: dict[str, Any]) -> Iterator[None]:
         raise InputError(f"output_dir: {one_line(error)}") from error
 
 
-def experiment(given: dict[str, Any], overridden: Sequence[str]) -> float:
+def experiment(
+    given: dict[str, Any], overridden: Sequence[str], logged: dict[str, Any] | None = None
+) -> float:
     """Do a whole experiment, or what is left of it; InputError for bad settings.
 
-    Returns LLMSched's mean JCT in seconds over the places of the main study.
+    What is kept of the settings is ``logged``, if that is given. Returns LLMSched's mean JCT in
+    seconds over the places of the main study.
     """
     with Console(stderr=True).status("reading the workloads, fitting the beliefs"):
         made, settings = build_experiment(given, overridden)
-    about = kept_settings(given)
+    about = kept_settings(given if logged is None else logged)
     with _kept(settings, about):
         return run_experiment(made, settings.output_dir, settings.processes or cores(), about)
 
@@ -219,10 +224,11 @@ def _play_with_progress(evaluation: Evaluation, console: Console) -> Comparison:
 @hydra.main(config_path="pkg://llmsched_gym.configs", config_name="evaluate", version_base="1.3")
 def _run(config: DictConfig) -> float | None:
     with one_line_errors("evaluate.py"):
-        settings = named_settings(config)
+        settings, logged = named_settings(config), logged_settings(config)
         if "experiment" in settings:
-            return experiment(settings, [_name(one) for one in HydraConfig.get().overrides.task])
-        return evaluate(settings)
+            overridden = [_name(one) for one in HydraConfig.get().overrides.task]
+            return experiment(settings, overridden, logged)
+        return evaluate(settings, logged)
     return None  # after an error, which ends the process
 
 

@@ -484,3 +484,16 @@ def test_tools_that_are_the_bottleneck_are_named(command: Command) -> None:
     assert "The 1 regular executors are offered" in few[1]
     enough = command("policy=sjf", "baselines=[]", "cluster.regular_executors=1000")
     assert "regular executors are offered" not in enough[1]
+
+
+def test_secrets_of_the_environment_are_not_kept(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_JOBS", "hunter2.jsonl")
+    Path("hunter2.jsonl").write_text(numbered(60))
+    code, _, err = command(
+        "workload=traces", "workload.path=${oc.env:MY_JOBS}", "policy=fcfs", "output_dir=out"
+    )
+    assert (code, err) == (0, "")
+    assert "hunter2" not in Path("out/summary.json").read_text()
+    assert "oc.env:MY_JOBS" in Path("out/summary.json").read_text()
