@@ -113,7 +113,7 @@ class Evaluation:
         """Where the policies are compared."""
         env, cluster = self.env, self.env.cluster
         demand = f"at {env.rate:g} jobs/s" if self.load is None else f"at load {self.load:g}"
-        if not has_rate(env.workload):
+        if not env.workload.has_rate:
             burst = isinstance(env.workload.arrivals, Burst)
             demand = "all jobs at once" if burst else "as recorded"
         title = printable(
@@ -123,7 +123,7 @@ class Evaluation:
             f"episodes: {self.episodes}, jobs each: {env.num_jobs}, belief {env.belief}, "
             f"seed {self.seed}"
         )
-        load = self.load if has_rate(env.workload) else None
+        load = self.load if env.workload.has_rate else None
         return Setting(env.workload.name, cluster.name, load, self.seed, title)
 
     def notes(self) -> tuple[str, ...]:
@@ -142,7 +142,7 @@ class Evaluation:
         """A word on tools if they are offered more work than LLM slots are."""
         env, executors = self.env, self.env.cluster.regular_executors
         busy = env.rate * float(env.bank.duration_s.sum()) / len(env.bank)
-        if not has_rate(env.workload) or busy / executors <= max(1.0, self.load or 0.0):
+        if not env.workload.has_rate or busy / executors <= max(1.0, self.load or 0.0):
             return []
         return [
             f"The {executors} regular executors are offered {busy / executors:.1f} times what they "
@@ -165,11 +165,6 @@ class Evaluation:
         todo = [(run, number) for run in self.runs for number in range(self.episodes)]
         episodes = map_processes(_play, self, todo, self.processes, lambda _index: played())
         return Comparison(tuple(episodes), self.setting(), self.notes(), tuple(self.clairvoyant()))
-
-
-def has_rate(workload: Workload) -> bool:
-    """Whether jobs arrive at the rate that is asked for, and not all at once or as recorded."""
-    return bool(getattr(workload.arrivals, "has_rate", not isinstance(workload.arrivals, Burst)))
 
 
 def _play(evaluation: Evaluation, todo: tuple[Run, int]) -> Episode:

@@ -19,7 +19,6 @@ from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.limits import fitted
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scenario import BELIEFS
-from llmsched_gym.evaluation.comparison import has_rate
 from llmsched_gym.evaluation.results import REFERENCE, SJF
 from llmsched_gym.experiments.cells import (
     EVALUATED,
@@ -87,7 +86,7 @@ def plan(
     variants = {name: _labelled(name, changed, belief) for name in dict.fromkeys(policies)}
     studies = _studies(options, changed, belief)
     workloads, notes = _workloads(options.workloads, workload, belief)
-    if not all(map(has_rate, workloads.values())):
+    if not all(workload.has_rate for workload in workloads.values()):
         raise ValueError("workload.arrivals: an experiment compares loads, and these have none")
     digests = {name: _digest(workload) for name, workload in workloads.items()}
     played = {v for named in (variants, *studies.values()) for v in named.values()}
