@@ -21,6 +21,7 @@ from rich.progress import Progress
 from llmsched_gym.agents.base import find_policy, policy_options
 from llmsched_gym.commands.entry import one_line_errors, run_command
 from llmsched_gym.commands.groups import groups
+from llmsched_gym.commands.progress import reading
 from llmsched_gym.commands.settings import (
     Options,
     belief_of,
@@ -156,12 +157,11 @@ def evaluate(given: dict[str, Any], logged: dict[str, Any] | None = None) -> flo
     What is kept of the settings is ``logged``, if that is given. Returns the mean JCT of the policy
     in seconds, which a sweeper may minimise.
     """
-    console = Console(stderr=True)
-    with console.status("reading the workload, fitting the belief"):
+    with reading("reading the workload, fitting the belief"):
         evaluation, settings = build(given)
     shown = kept_settings(given if logged is None else logged)
     with _kept(settings, shown), staged(settings.output_dir) as folder:
-        result = _play_with_progress(evaluation, console)
+        result = _play_with_progress(evaluation)
         result.write(folder, settings=shown)
     output = Console(highlight=False, markup=False, emoji=False)
     if not output.is_terminal:
@@ -207,14 +207,15 @@ def experiment(
     What is kept of the settings is ``logged``, if that is given. Returns LLMSched's mean JCT in
     seconds over the places of the main study.
     """
-    with Console(stderr=True).status("reading the workloads, fitting the beliefs"):
+    with reading("reading the workloads, fitting the beliefs"):
         made, settings = build_experiment(given, overridden)
     about = kept_settings(given if logged is None else logged)
     with _kept(settings, about):
         return run_experiment(made, settings.output_dir, settings.processes or cores(), about)
 
 
-def _play_with_progress(evaluation: Evaluation, console: Console) -> Comparison:
+def _play_with_progress(evaluation: Evaluation) -> Comparison:
+    console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         total = len(evaluation.runs) * evaluation.episodes
         task = progress.add_task(f"{total} episodes", total=total)
