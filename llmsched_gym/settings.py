@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from llmsched_gym.checks import is_positive, is_whole
 
 
 class Settings(BaseModel):
@@ -52,20 +53,6 @@ def _what(error: Mapping[str, Any]) -> str:
     if error["type"] == "model_type":
         return f"{error['input']!r} is not a group of options, each with a name"
     return str(error.get("ctx", {}).get("error", error["msg"]))
-
-
-def is_whole(value: Any, least: int) -> bool:
-    """Whether a value is an integer, Python's or numpy's, of at least ``least``: no boolean is."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
-
-
-def is_positive(value: Any) -> bool:
-    """Whether a value is a number, Python's or numpy's, above 0 and finite: no boolean is."""
-    try:
-        known = isinstance(value, Real) and not isinstance(value, bool)
-        return known and 0 < float(value) < math.inf
-    except OverflowError:  # a whole number beyond all floats
-        return False
 
 
 def _whole(least: int, most: float = math.inf) -> BeforeValidator:

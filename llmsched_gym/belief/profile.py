@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_gym.checks import is_positive, is_whole
 from llmsched_gym.files import replacing
-from llmsched_gym.settings import is_positive, is_whole
 from llmsched_gym.workload.job import Kind
 from llmsched_gym.workload.template import Template
 
@@ -60,7 +60,7 @@ class BeliefSettings:
     def __post_init__(self) -> None:
         for name, (least, most) in _WHOLE.items():
             value = getattr(self, name)
-            if not is_whole(value, least) or value > most:
+            if not is_whole(value, least, most):
                 raise ValueError(
                     f"{name}: {value!r} is not a whole number between {least} and {most}"
                 )

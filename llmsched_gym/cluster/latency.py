@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from llmsched_gym.checks import is_number, is_whole
 from llmsched_gym.cluster.ticks import LONGEST_JOB_S, TICKS_PER_MS, TICKS_PER_SECOND
-from llmsched_gym.workload.inputs import is_number, is_whole, shown
+from llmsched_gym.workload.inputs import shown
 
 LARGEST_MS = 1e6  # of a coefficient
 MOST_KV_TOKENS = 10**12  # of an engine

@@ -13,13 +13,13 @@ from llmsched_gym.belief.fitting import load_or_fit
 from llmsched_gym.belief.inference import compile_profile
 from llmsched_gym.belief.networks import BAYES, BELIEF_JOB, BELIEF_STAGE, NONE, ORACLE, PRIOR, Table
 from llmsched_gym.belief.profile import BeliefSettings
+from llmsched_gym.checks import is_positive, is_whole
 from llmsched_gym.cluster.limits import fitted
 from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.cluster.state import ClusterState, new_state
 from llmsched_gym.cluster.ticks import LAST_ARRIVAL_S
 from llmsched_gym.env.features import observation_space
 from llmsched_gym.env.reward import REWARDS
-from llmsched_gym.settings import is_positive, is_whole
 from llmsched_gym.workload.arrivals import Poisson, Recorded
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload, arrival_rate, make_workload
@@ -165,7 +165,7 @@ class Scenario:
 
 def check_count(name: str, value: Any, most: int = MOST_ROWS) -> None:
     """ValueError, naming the option, unless it is a whole number from 1 to ``most``."""
-    if not is_whole(value, 1) or value > most:
+    if not is_whole(value, 1, most):
         raise ValueError(f"{name}: {value!r} is not a whole number from 1 to {most:,}")
 
 

@@ -16,6 +16,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from llmsched_gym.belief.networks import Scratch, new_scratch
+from llmsched_gym.checks import is_whole
 from llmsched_gym.cluster.simulator import FINISHED, TRUNCATED
 from llmsched_gym.cluster.state import ClusterState, episode, new_states
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
@@ -28,7 +29,6 @@ from llmsched_gym.env.rendering import RENDER_FPS, RENDER_MODES, check_render_mo
 from llmsched_gym.env.reward import Step
 from llmsched_gym.env.scenario import Scenario, check_count, check_flag, episode_options, seed_of
 from llmsched_gym.processes import cores
-from llmsched_gym.settings import is_whole
 
 # Fewer are not worth a thread: to wake one takes as long as their steps.
 CLUSTERS_A_THREAD = 96

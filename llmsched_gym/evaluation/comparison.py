@@ -26,6 +26,7 @@ import pandas as pd
 from rich.table import Table
 
 from llmsched_gym.agents.base import Policy, find_policy, make_policy
+from llmsched_gym.checks import is_whole
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import printable
@@ -44,7 +45,6 @@ from llmsched_gym.evaluation.results import (
     write_results,
 )
 from llmsched_gym.processes import map_processes
-from llmsched_gym.settings import is_whole
 from llmsched_gym.workload.arrivals import Burst
 from llmsched_gym.workload.mixes import Workload
 

@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_gym.workload.inputs import given_path, is_number, other_than_file
+from llmsched_gym.checks import is_number
+from llmsched_gym.workload.inputs import given_path, other_than_file
 from llmsched_gym.workload.job import MAX_ARRIVAL_S
 
 FloatArray = NDArray[np.float64]

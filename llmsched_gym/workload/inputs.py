@@ -1,15 +1,12 @@
-"""What users name and give: files, names and numbers, looked at before they are used."""
+"""What users name and give: files and names, looked at before they are used."""
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import stat
-from numbers import Integral, Real
 from pathlib import Path
 from reprlib import Repr
-from typing import Any
 
 LONGEST_NAME = 255  # characters
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -71,18 +68,6 @@ def fault_of_name(name: object) -> str | None:
 def printable(path: Path) -> str:
     """A path in a message, with escapes for what cannot be printed."""
     return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], str(path))
-
-
-def is_whole(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
-    """Whether a value is a whole number in this range: no float, text or boolean is."""
-    known = isinstance(value, Integral) and not isinstance(value, bool)
-    return known and bool(least <= value <= most)
-
-
-def is_number(value: Any, least: float, most: float) -> bool:
-    """Whether a value is a number in this range: no NaN, text or boolean is."""
-    known = isinstance(value, Real) and not isinstance(value, bool)
-    return known and bool(least <= value <= most)
 
 
 def shown(value: object) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
 
-from llmsched_gym.workload.inputs import fault_of_name, is_number, is_whole, shown
+from llmsched_gym.checks import is_number, is_whole
+from llmsched_gym.workload.inputs import fault_of_name, shown
 
 MAX_TOKENS = 2**31 - 1  # of one call, each way
 MAX_DURATION_S = 4.0e6  # of one regular task: the longest job that a cluster's clock counts

@@ -13,10 +13,11 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_gym.checks import is_whole
 from llmsched_gym.workload.applications import APPLICATIONS, CLASSES
 from llmsched_gym.workload.arrivals import Arrivals, Burst, FloatArray, Poisson, Recorded
 from llmsched_gym.workload.bank import JobBank, limits_from_past
-from llmsched_gym.workload.inputs import is_whole, shown
+from llmsched_gym.workload.inputs import shown
 from llmsched_gym.workload.job import Job
 from llmsched_gym.workload.traces import ON_BAD_JOB, SUFFIXES, load_traces
 

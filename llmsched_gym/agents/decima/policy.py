@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from llmsched_gym.agents.base import Actions, Observation, Policy, register
 from llmsched_gym.agents.learning.options import MOST_UNITS
-from llmsched_gym.settings import is_whole
+from llmsched_gym.checks import is_whole
 
 if TYPE_CHECKING:  # torch takes seconds to import, and nobody else needs it
     from llmsched_gym.agents.decima.network import DecimaNetwork
@@ -121,4 +121,4 @@ def _load(path: Path, kind: str) -> DecimaNetwork:
 
 
 def _are_sizes(values: Iterable[object]) -> bool:
-    return all(is_whole(value, 1) and value <= MOST_UNITS for value in values)  # type: ignore[operator]
+    return all(is_whole(value, 1, MOST_UNITS) for value in values)

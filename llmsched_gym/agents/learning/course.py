@@ -22,8 +22,8 @@ from llmsched_gym.agents.learning.episodes import Act
 from llmsched_gym.agents.learning.held_out import COMPARED, HeldOut
 from llmsched_gym.agents.learning.logs import open_log, shown
 from llmsched_gym.agents.learning.run import Training, TrainingError
+from llmsched_gym.checks import is_whole
 from llmsched_gym.errors import one_line
-from llmsched_gym.settings import is_whole
 
 BEST, STATE = "best.safetensors", "training.safetensors"
 FREE = (  # settings that may change when training goes on

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from llmsched_gym.settings import is_whole
+from llmsched_gym.checks import is_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
