@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: evaluate test test-bounds test-oldest test-slow clean
+.PHONY: evaluate test test-bounds test-oldest test-search test-slow clean
 
 evaluate: .venv/installed
 	$(BIN)/python evaluate.py policy=llmsched
@@ -22,6 +22,10 @@ test-bounds: .venv/tested
 # With the oldest versions that pyproject.toml allows.
 test-oldest: .venv-oldest/tested
 	.venv-oldest/bin/python -m pytest -q -n 2 -m "not slow"
+
+# With other examples of the property tests in every run.
+test-search: .venv/tested
+	$(BIN)/python -m pytest -q -n 2 --hypothesis-profile search
 
 test-slow: .venv/tested
 	$(BIN)/python -m pytest -q -n 2 -m slow

@@ -236,7 +236,7 @@ def test_agrees_with_the_naive_simulator() -> None:
 
 @pytest.mark.slow
 @given(episodes())
-@settings(max_examples=1500)  # others in every run, see --hypothesis-seed
+@settings(max_examples=1500)
 def test_agrees_with_the_naive_simulator_on_many_episodes(episode: Episode) -> None:
     for situation in check_agreement(episode):
         event(situation)  # pytest --hypothesis-show-statistics
