@@ -3,6 +3,9 @@
 One decode iteration with ``b`` sequences that hold ``kv`` tokens in total takes
 ``a + c b + d kv`` ms and gives each sequence one token. ``n`` prompt tokens that join an engine
 together are prefilled in ``max(p0, e + f n + g n^2)`` ms; each sequence gets its first token of it.
+
+Two traits say how an engine is driven; see :mod:`llmsched_gym.cluster.engines` for their exact
+meaning and docs/model.md for which serving engine has which.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from llmsched_gym.workload.inputs import shown
 
 LARGEST_MS = 1e6  # of a coefficient
 MOST_KV_TOKENS = 10**12  # of an engine
+PREFILLS, JOINS = ("exclusive", "mixed"), ("at_boundary", "late")
 
 
 class ClusterError(ValueError):
@@ -45,14 +49,21 @@ class LatencyProfile:
     f : ms per prefill and prompt token.
     g : ms per prefill and prompt token squared.
     kv_capacity_tokens : tokens of KV cache of one engine.
+    prefill : "exclusive" (default), prompts are prefilled while the decoding sequences wait; or
+        "mixed", an iteration is one token of each decoding sequence and prompt tokens beside them.
+    token_budget : tokens of a mixed iteration at most, prompts longer than what is left of it being
+        cut into chunks; None with an exclusive prefill.
+    joins : "at_boundary" (default), a task that is dispatched at the very end of an iteration joins
+        the next; or "late", the next has begun by then, so that it joins the one after.
     source : where the coefficients come from, and under which licence.
     error : how well they fit (``decode_mape_pct``, ``decode_max_pct``, ...) and in which range.
 
     Raises
     ------
     ClusterError
-        if a coefficient is not between 0 and ``LARGEST_MS``, ``a`` or ``p0`` is below one tick, or
-        the capacity is not a whole number from 2 to ``MOST_KV_TOKENS``.
+        if a coefficient is not between 0 and ``LARGEST_MS``, ``a`` or ``p0`` is below one tick,
+        the capacity or the budget is not a whole number from 2 to ``MOST_KV_TOKENS``, a trait is
+        unknown, or a budget is missing or of no use.
     """
 
     name: str
@@ -64,6 +75,9 @@ class LatencyProfile:
     f: float
     g: float
     kv_capacity_tokens: int
+    prefill: str = "exclusive"
+    token_budget: int | None = None
+    joins: str = "at_boundary"
     source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     error: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -78,6 +92,30 @@ class LatencyProfile:
             if getattr(self, name) * TICKS_PER_MS < 1:
                 raise ClusterError(f"{name}: {getattr(self, name)} ms is below 1e-9 ms")
         check_count("kv_capacity_tokens", self.kv_capacity_tokens, 2, MOST_KV_TOKENS)
+        self._check_traits()
+
+    def _check_traits(self) -> None:
+        for name, valid in (("prefill", PREFILLS), ("joins", JOINS)):
+            if getattr(self, name) not in valid:
+                raise ClusterError(
+                    f"{name}: unknown {shown(getattr(self, name))}, choose from {', '.join(valid)}"
+                )
+        if not self.mixed and self.token_budget is not None:
+            raise ClusterError("token_budget: only prefill=mixed has one, this is exclusive")
+        if self.mixed and self.token_budget is None:
+            raise ClusterError("token_budget: missing, prefill=mixed needs it")
+        if self.mixed:
+            check_count("token_budget", self.token_budget, 2, MOST_KV_TOKENS)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether prompts share iterations with decoding sequences."""
+        return self.prefill == "mixed"
+
+    @property
+    def late(self) -> bool:
+        """Whether a task that is dispatched at a boundary misses the iteration that begins."""
+        return self.joins == "late"
 
     @property
     def decode_coefficients(self) -> tuple[int, int, int]:

@@ -42,7 +42,8 @@ class Cluster:
     Raises
     ------
     ClusterError
-        if a size is not a whole number in its range.
+        if a size is not a whole number in its range, or the token budget of the engines leaves
+        nothing for prompts beside a full batch.
     """
 
     name: str
@@ -57,6 +58,12 @@ class Cluster:
         if self.llm_slots > MOST_SLOTS:
             raise ClusterError(
                 f"engines, max_batch: {self.llm_slots} slots are more than {MOST_SLOTS}"
+            )
+        budget = self.latency.token_budget
+        if budget is not None and budget <= self.max_batch:
+            raise ClusterError(
+                f"token_budget: {budget} tokens an iteration leave none for prompts beside "
+                f"max_batch={self.max_batch} decoding sequences"
             )
 
     @property
@@ -113,12 +120,13 @@ def _path(cluster: str | PathLike[str]) -> Path:
 
 _FIELDS = ("name", "latency")
 _LATENCY = ("decode_ms", "prefill_ms", "kv_capacity_tokens")
+_TRAITS = ("prefill", "token_budget", "joins")
 
 
 def _read(path: Path) -> Cluster:
     try:
         content = _section(_parse(path), "", _FIELDS, tuple(SIZES))
-        latency = _section(content["latency"], "latency.", _LATENCY, ("source", "error"))
+        latency = _section(content["latency"], "latency.", _LATENCY, (*_TRAITS, "source", "error"))
         decode = _section(latency["decode_ms"], "latency.decode_ms.", ("a", "c", "d"))
         prefill = _section(latency["prefill_ms"], "latency.prefill_ms.", ("p0", "e", "f", "g"))
         for name, value in (decode | prefill).items():
@@ -136,6 +144,7 @@ def _read(path: Path) -> Cluster:
             **decode,
             **prefill,
             kv_capacity_tokens=latency["kv_capacity_tokens"],
+            **{name: latency[name] for name in _TRAITS if name in latency},
             source=latency.get("source", {}),
             error=latency.get("error", {}),
         )

@@ -123,6 +123,8 @@ LATENCY = np.dtype(
         ("f", np.float64),  # ticks per prompt token
         ("g", np.float64),  # ticks per prompt token squared
         ("kv_capacity", np.int64),  # tokens per engine
+        ("token_budget", np.int64),  # of a mixed iteration at most; 0: prefills are exclusive
+        ("late", np.int64),  # 1: who is dispatched at a boundary misses the iteration that begins
     ]
 )
 CHANGING = (  # tables of a state, after the first arrival
@@ -361,6 +363,8 @@ def _idle_executors(cluster: Cluster) -> dict[str, Table]:
     ):
         latency[name] = prefill
     latency["kv_capacity"] = cluster.latency.kv_capacity_tokens
+    latency["token_budget"] = cluster.latency.token_budget or 0
+    latency["late"] = cluster.latency.late
     return {
         "engines": engines,
         "sequences": np.zeros((cluster.engines, cluster.max_batch), SEQUENCE),
