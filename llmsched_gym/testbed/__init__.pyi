@@ -6,3 +6,8 @@ from .clock import Clock as Clock
 from .clock import StolenTimeClock as StolenTimeClock
 from .clock import WallClock as WallClock
 from .prompts import prompt_ids as prompt_ids
+from .environment import TestbedEnv as TestbedEnv
+from .log import EventLog as EventLog
+from .log import Request as Request
+from .replay import Replay as Replay
+from .servers import Servers as Servers
