@@ -136,8 +136,7 @@ def fit_profile(
         if the rows do not tell the coefficients apart, or a trait is impossible.
     """
     _check_enough(measured)
-    columns = _decode_columns(measured.batch, measured.kv)
-    a, c, d = _round(_decode(columns, measured.decode_ms))
+    a, c, d = _round(fit_decode(measured.batch, measured.kv, measured.decode_ms))
     p0, e, f, g = _round(_prefill(measured.tokens, measured.prefill_ms))
     if kv_capacity_tokens is None:
         kv_capacity_tokens = max(2, int(measured.kv.max()))
@@ -157,6 +156,11 @@ def fit_profile(
         source=dict(source or {"data": "measured by the user"}),
         error=_errors(measured, (a, c, d), (p0, e, f, g)),
     )
+
+
+def fit_decode(batch: FloatArray, kv: FloatArray, ms: FloatArray) -> FloatArray:
+    """``(a, c, d)`` ms, as in :func:`fit_profile`, not rounded."""
+    return _decode(_decode_columns(batch, kv), ms)
 
 
 def _check_enough(measured: Measurements) -> None:
@@ -198,26 +202,33 @@ def _decode(columns: FloatArray, ms: FloatArray) -> FloatArray:
 
 
 def _prefill(tokens: FloatArray, ms: FloatArray) -> FloatArray:
-    """``(p0, e, f, g)``: of all ways to say which prompts take the least time, the best."""
-    lengths = np.unique(tokens)
-    best, least = np.zeros(4), np.inf
-    for longest in (0.0, *lengths[:-4]):  # the longest prompt that takes p0
-        short = tokens <= longest
-        e, f, g = _fit(_prompt_columns(tokens[~short]), ms[~short])
-        p0 = _fit(np.ones((short.sum(), 1)), ms[short])[0] if short.any() else e + f + g
-        tried = np.array([p0, e, f, g])
-        loss = float(np.mean(np.abs(prefill_ms(tried, tokens) / ms - 1)))
-        if loss < least * (1 - 1e-6):
-            best, least = tried, loss
+    """``(p0, e, f, g)``: of all ways to say which prompts take the least time, the best.
+
+    It has a g only where that explains enough (by the Bayesian information criterion): one that
+    comes from the noise of short prompts would grow with the square of longer ones.
+    """
+    line, loss_of_line = _best_floor(tokens, ms, 2)
+    curve, loss = _best_floor(tokens, ms, 3)
+    best = curve if loss < loss_of_line * len(ms) ** (-0.5 / len(ms)) else line
     return best * _scale(prefill_ms(best, tokens), ms)
 
 
-def _prompt_columns(tokens: FloatArray) -> FloatArray:
-    """What e, f and g stand before; two lengths make a straight line."""
-    columns = np.stack([np.ones_like(tokens), tokens, tokens**2], axis=1)
-    if len(np.unique(tokens)) < 3:
-        columns[:, 2] = 0.0
-    return columns
+def _best_floor(tokens: FloatArray, ms: FloatArray, terms: int) -> tuple[FloatArray, float]:
+    """``(p0, e, f, g)`` with so many of the last three, and the mean relative error."""
+    lengths = np.unique(tokens)
+    most = max(0, len(lengths) - terms)
+    best, least = np.zeros(4), np.inf
+    for longest in (0.0, *lengths[:most]):  # the longest prompt that takes p0
+        short = tokens <= longest
+        columns = np.stack([tokens**power for power in range(terms)], axis=1)[~short]
+        curve = np.zeros(3)
+        curve[:terms] = _fit(columns, ms[~short])
+        p0 = _fit(np.ones((short.sum(), 1)), ms[short])[0] if short.any() else curve.sum()
+        tried = np.array([p0, *curve])
+        loss = float(np.mean(np.abs(prefill_ms(tried, tokens) / ms - 1)))
+        if loss < least * (1 - 1e-6):
+            best, least = tried, loss
+    return best, least
 
 
 def prefill_ms(coefficients: ArrayLike, tokens: ArrayLike) -> FloatArray:
