@@ -12,3 +12,4 @@ from .fake import FakeServer as FakeServer
 from .fake import fake_server as fake_server
 from .faults import Fault as Fault
 from .prompts import prompt_ids as prompt_ids
+from .serve import serving as serving
