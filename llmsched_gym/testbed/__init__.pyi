@@ -1,3 +1,5 @@
+from .calibrate import Calibration as Calibration
+from .calibrate import calibrate as calibrate
 from .child import NotServed as NotServed
 from .child import Served as Served
 from .client import Answer as Answer
@@ -17,3 +19,4 @@ from .log import Request as Request
 from .prompts import prompt_ids as prompt_ids
 from .replay import Replay as Replay
 from .servers import Servers as Servers
+from .serve import serving as serving
