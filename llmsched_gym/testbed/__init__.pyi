@@ -18,5 +18,5 @@ from .log import EventLog as EventLog
 from .log import Request as Request
 from .prompts import prompt_ids as prompt_ids
 from .replay import Replay as Replay
-from .servers import Servers as Servers
 from .serve import serving as serving
+from .servers import Servers as Servers

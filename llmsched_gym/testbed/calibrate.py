@@ -169,7 +169,7 @@ class _Bench:
             since = self.clock.now()
             await self.client.healthy()
             took.append(self.clock.now() - since)
-        self.latency_s = float(np.median(took))
+        self.latency_s = min(took)
 
     async def generate(
         self, prompts: Sequence[int], output: int, on_token: Callable[[int], None] | None = None
@@ -271,7 +271,10 @@ async def _budget(bench: _Bench, others: int, prompt: int, chunks: int) -> int:
         found = [_chunks(*await _joined(bench, others, tokens)) for _ in range(3)]
         return bool(np.median(found) < 2)
 
-    least, most = -(-prompt // chunks), -(-prompt // (chunks - 1)) - 1  # of a chunk
+    # Of a chunk; one more or less may have been counted.
+    least, most = -(-prompt // (chunks + 1)), prompt - 1
+    if chunks > 2:
+        most = -(-prompt // (chunks - 2)) - 1
     for usual in [2**n for n in range(4, 20) if least <= 2**n - others <= most]:
         if await fits(usual - others) and not await fits(usual - others + 1):
             return usual
