@@ -380,8 +380,17 @@ class _Stream:
         if output != self.asked:
             why = ": is its context too small?" if output < self.asked else ""
             raise Rejected(f"it generated {output} tokens, {self.asked} were asked for{why}")
+        if cached := _cached(usage):
+            raise Rejected(f"{cached} prompt tokens came from its prefix cache: it is to have none")
         if not self.token_s:
             raise Rejected("its stream has a usage and no token")
+
+
+def _cached(usage: dict[str, Any]) -> int:
+    """Prompt tokens that a server says it did not compute, 0 if it does not say."""
+    details = usage.get("prompt_tokens_details")
+    cached: Any = details.get("cached_tokens") if isinstance(details, dict) else None
+    return int(cached) if is_whole(cached) else 0
 
 
 def _error_within(error: Any) -> Unavailable | Rejected:
