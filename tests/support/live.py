@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
 from llmsched_gym.workload.mixes import Workload
 
 # Iterations of 10 ms and more: what a busy machine adds is small beside them.
-EXCLUSIVE = LatencyProfile("fake", 10.0, 0.4, 0.001, 12.0, 8.0, 0.3, 0.0, 4000)
+EXCLUSIVE = LatencyProfile("exclusive", 10.0, 0.4, 0.001, 12.0, 8.0, 0.3, 0.0, 4000, joins="late")
+MIXED = replace(EXCLUSIVE, name="mixed", prefill="mixed", token_budget=64)
 FAST = LatencyProfile("fast", 2.0, 0.1, 0.0, 2.0, 1.0, 0.01, 0.0, 4000)
 
 

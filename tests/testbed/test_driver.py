@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from llmsched_gym.cluster.latency import LatencyProfile
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import InputError
@@ -24,23 +25,25 @@ from llmsched_gym.testbed.events import ARRIVE, DOWN, START, TRUNCATE, UP
 from llmsched_gym.testbed.fake import FakeServer, fake_server
 from llmsched_gym.testbed.faults import Fault
 from llmsched_gym.workload.job import Kind
-from support.live import EXCLUSIVE, FAST, check_episode, near, on, play, workload
+from support.live import EXCLUSIVE, FAST, MIXED, check_episode, near, on, play, workload
 
 SLOTS = 4
 
 
-def test_it_agrees_with_the_simulator() -> None:
+@pytest.mark.parametrize("profile", [EXCLUSIVE, MIXED], ids=lambda profile: profile.name)
+def test_it_agrees_with_the_simulator(profile: LatencyProfile) -> None:
     options: dict[str, Any] = {"num_jobs": 20, "workload": workload(jobs=40), "belief": "prior"}
+    options["arrival_rate"] = 9.0
     with ExitStack() as stack:
-        urls = tuple(stack.enter_context(fake_server(EXCLUSIVE, SLOTS)) for _ in range(2))
-        servers = Servers(urls, SLOTS)
-        env = stack.enter_context(on(servers, EXCLUSIVE, arrival_rate=12.0, **options))
-        simulated = LLMSchedEnv(cluster=env.cluster, arrival_rate=12.0, **options)
+        urls = tuple(stack.enter_context(fake_server(profile, SLOTS)) for _ in range(2))
+        env = stack.enter_context(on(Servers(urls, SLOTS), profile, **options))
+        simulated = LLMSchedEnv(cluster=env.cluster, **options)
         for policy in ("fcfs", "sjf"):
             play(env, policy, seed=3)
             play(simulated, policy, seed=3)
             check_episode(env, SLOTS)
             real, predicted = env.metrics()["mean_jct_s"], simulated.metrics()["mean_jct_s"]
+            print(profile.name, policy, real, predicted, f"{predicted / real - 1:+.1%}")
             assert predicted == pytest.approx(real, rel=0.05)
 
 
@@ -172,13 +175,13 @@ def test_what_happens_while_an_agent_thinks_keeps_its_time_and_order() -> None:
 
 def test_a_time_limit_truncates_and_cancels() -> None:
     with (
-        near(FAST, SLOTS) as server,
-        on(Servers(server.url, SLOTS), time_limit=0.25) as env,
+        near(EXCLUSIVE, SLOTS) as server,
+        on(Servers(server.url, SLOTS), EXCLUSIVE, time_limit=0.6) as env,
     ):
         *_, last = play(env)
         _, _, terminated, truncated, info = last
         assert (terminated, truncated) == (False, True)
-        assert info["makespan_s"] == 0.25
+        assert info["makespan_s"] == 0.6
         assert info["jobs_completed"] < 8
         assert env.log.rows[-1].kind == TRUNCATE
         assert "cancelled" in {request.failed for request in env.log.requests}
