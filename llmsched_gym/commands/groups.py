@@ -33,6 +33,9 @@ class WorkloadOptions:
     arrivals: str | None = None  # poisson (null), recorded or burst; null: see also replay
     arrivals_path: str | None = None  # the CSV file of recorded arrivals
     arrivals_column: str | None = None  # its column of timestamps
+    prompt_scale: float = 1.0  # times the prompt tokens of every LLM task
+    output_scale: float = 1.0  # times its output tokens
+    duration_scale: float = 1.0  # times the seconds of every tool
     on_bad_job: str = "error"  # skip: leave out jobs that are malformed or too large, with a note
 
 
