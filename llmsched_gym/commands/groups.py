@@ -75,6 +75,19 @@ class CustomCluster(ClusterOptions):
 
 
 @dataclass
+class TestbedOptions:
+    """LLM servers, each of them an engine: see docs/testbed.md."""
+
+    url: Any = MISSING  # of the server, such as http://127.0.0.1:8001, or a list of them
+    slots: int = MISSING  # requests that each server runs at once
+    model: str | None = None  # null: the only one that a server has
+    timeout_s: float = 120.0  # of a request
+    retries: int = 5  # of a request that fails, before the run does
+    tools: str = "sleep"  # what regular tasks are; process: processes that sleep
+    pids: list[int] | None = None  # of local servers: time stands still while they have no CPU
+
+
+@dataclass
 class RolloutOptions:
     """Where train.py collects episodes."""
 
@@ -89,13 +102,16 @@ def _with_name(settings: type[Any]) -> type[Any]:
 
 
 BeliefOptions = _with_name(BeliefSettings)
+CALIBRATED = "calibrated"  # the cluster that is measured before servers are played on
+GLOBAL = ("backend",)  # groups whose choices stand beside the others, under names of their own
 
 
 def register_groups(choices: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """Put groups and their choices, by default those of evaluate.py, into Hydra's store."""
     for name, options in (choices or groups()).items():
         for choice, node in options.items():
-            ConfigStore.instance().store(group=name, name=choice, node=node)
+            package = "_global_" if name in GLOBAL else None
+            ConfigStore.instance().store(group=name, name=choice, node=node, package=package)
 
 
 def groups() -> dict[str, dict[str, Any]]:
@@ -107,14 +123,23 @@ def groups() -> dict[str, dict[str, Any]]:
     return {
         "policy": policies | {"custom": {"name": "custom", "path": MISSING}},
         "workload": workloads | {"traces": TracedJobs(name="traces")},
-        "cluster": clusters | {"custom": CustomCluster(name="custom")},
+        "cluster": clusters
+        | {"custom": CustomCluster(name="custom"), CALIBRATED: ClusterOptions(name=CALIBRATED)},
         "belief": beliefs | {"none": {"name": "none"}},
+        "backend": {
+            "simulator": {},
+            "testbed": {
+                "defaults": [{"override /cluster": CALIBRATED}],
+                "testbed": TestbedOptions(),
+            },
+        },
     }
 
 
 def training_groups() -> dict[str, dict[str, Any]]:
     """The choices of each group of train.py, with their options."""
     shared = groups()
+    del shared["cluster"][CALIBRATED]
     return {
         "agent": {name: _with_name(one.options)(name=name) for name, one in LEARNERS.items()},
         **{name: shared[name] for name in ("workload", "cluster", "belief")},
