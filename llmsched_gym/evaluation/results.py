@@ -199,13 +199,13 @@ def job_rows(episodes: Iterable[Episode]) -> Iterator[tuple[Any, ...]]:
             yield one.policy, one.number, job, *row
 
 
-def task_rows(episodes: Iterable[Episode]) -> Iterator[tuple[Any, ...]]:
-    """The rows of ``tasks.csv``, of episodes on servers; an empty cell is a time that never was."""
+def task_rows(episodes: Iterable[Episode], never: Any) -> Iterator[tuple[Any, ...]]:
+    """The rows of ``tasks.csv``, of episodes on servers; ``never`` is a time that never was."""
     for one in episodes:
         if one.tasks is not None:
             columns = (one.tasks[name].tolist() for name in TASK_COLUMNS[2:])
             for row in zip(*columns, strict=True):
-                yield one.policy, one.number, *("" if cell != cell else cell for cell in row)
+                yield one.policy, one.number, *(never if cell != cell else cell for cell in row)
 
 
 def summary_row(summary: Summary) -> dict[str, Any]:
