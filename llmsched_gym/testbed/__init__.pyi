@@ -1,3 +1,5 @@
+from .child import NotServed as NotServed
+from .child import Served as Served
 from .client import Answer as Answer
 from .client import Client as Client
 from .client import Rejected as Rejected
@@ -5,4 +7,13 @@ from .client import Unavailable as Unavailable
 from .clock import Clock as Clock
 from .clock import StolenTimeClock as StolenTimeClock
 from .clock import WallClock as WallClock
+from .environment import TestbedEnv as TestbedEnv
+from .fake import Engine as Engine
+from .fake import FakeServer as FakeServer
+from .fake import fake_server as fake_server
+from .faults import Fault as Fault
+from .log import EventLog as EventLog
+from .log import Request as Request
 from .prompts import prompt_ids as prompt_ids
+from .replay import Replay as Replay
+from .servers import Servers as Servers

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -430,6 +431,11 @@ def _text(said: bytes) -> str:
 
 
 def _what(error: BaseException) -> str:
+    """What went wrong with a connection."""
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer was cut"
+    if isinstance(error, aiohttp.ClientConnectorError) and (error.errno or 0) > 0:
+        return os.strerror(error.errno or 0)  # without the address, which is in the URL
     return one_line(error) or type(error).__name__
 
 
