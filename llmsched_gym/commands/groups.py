@@ -19,6 +19,7 @@ from llmsched_gym.agents.learning.registry import LEARNERS
 from llmsched_gym.agents.learning.run import ROLLOUTS
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import CLUSTERS
+from llmsched_gym.commands.settings import CALIBRATED
 from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.workload.mixes import WORKLOADS
 
@@ -102,7 +103,6 @@ def _with_name(settings: type[Any]) -> type[Any]:
 
 
 BeliefOptions = _with_name(BeliefSettings)
-CALIBRATED = "calibrated"  # the cluster that is measured before servers are played on
 GLOBAL = ("backend",)  # groups whose choices stand beside the others, under names of their own
 
 

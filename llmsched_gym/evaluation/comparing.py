@@ -1,10 +1,10 @@
 """Compare policies on the same episodes, as Python objects: nothing is printed or written.
 
-    from llmsched_gym.evaluation import compare
+from llmsched_gym.evaluation import compare
 
-    result = compare(["llmsched", "fcfs", "sjf"], workload="planning", num_jobs=50, episodes=5)
-    result.summary          # a pandas table, one row a policy
-    result.jct_by_policy()  # a matplotlib figure
+result = compare(["llmsched", "fcfs", "sjf"], workload="planning", num_jobs=50, episodes=5)
+result.summary          # a pandas table, one row a policy
+result.jct_by_policy()  # a matplotlib figure
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llmsched_gym.evaluation.comparison import CLAIRVOYANT, Comparison, Evaluati
 from llmsched_gym.workload.mixes import Workload
 
 if TYPE_CHECKING:
-    from llmsched_gym.testbed.environment import Servers
+    from llmsched_gym.testbed.servers import Servers
 
 DEFAULT = "a100_llama2_7b"
 OPTIONS = ("belief_settings", "max_jobs", "max_stages")  # more ones of the environment
@@ -84,7 +84,7 @@ def compare(
         from llmsched_gym.evaluation import live  # which needs the extra `testbed`
 
         if processes != 1:
-            raise ValueError(f"processes: {processes}, but on servers episodes are played one by one")
+            raise ValueError(f"processes: {processes}, but on servers it can only be one")
         given |= {"workload": workload, "belief": belief}
         return live.apart(
             lambda: live.prepare(servers, runs, cluster, given, episodes, seed, shown).play()

@@ -23,6 +23,7 @@ from llmsched_gym.agents.base import Policy, find_policy, make_policy
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import printable
 from llmsched_gym.evaluation.episodes import Episode, play
+from llmsched_gym.evaluation.kept import LOGS, keep
 from llmsched_gym.evaluation.results import (
     EPISODE_COLUMNS,
     JOB_COLUMNS,
@@ -264,6 +265,9 @@ class Comparison:
         write_results(folder, self.played, self.summaries, self.setting, notes=self.notes, **more)
         if any(episode.tasks is not None for episode in self.played):
             write_csv(folder / "tasks.csv", TASK_COLUMNS, task_rows(self.played, ""))
+        for episode in self.played:
+            if episode.log is not None:
+                keep(folder / LOGS, episode)
         figures = {"jct_cdf": self.jct_cdf, "jct_by_policy": self.jct_by_policy}
         for name, draw in figures.items():
             save(draw, folder / f"{name}.png")

@@ -60,6 +60,11 @@ def kept(folder: Path, policy: str, number: int) -> Episode | None:
     return Episode(policy, number, tables["jobs"], tasks=tables["tasks"] or None, **numbers)
 
 
+def is_kept(folder: Path, policy: str, number: int) -> bool:
+    """Whether there is an episode in a folder."""
+    return _path(folder, policy, number).exists()
+
+
 def forget(folder: Path) -> None:
     """Remove the episodes that a folder keeps, and nothing else."""
     for suffix in (".npz", ".jsonl"):

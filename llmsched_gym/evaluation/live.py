@@ -15,17 +15,23 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from llmsched_gym.cluster.preset import Cluster
-from llmsched_gym.errors import InputError, interrupted
+from llmsched_gym.env.scheduling import LLMSchedEnv
+from llmsched_gym.errors import InputError, interrupted, one_line
 from llmsched_gym.evaluation.comparison import Comparison, Evaluation, Run
 from llmsched_gym.evaluation.episodes import Episode, play
-from llmsched_gym.evaluation.kept import keep, kept
+from llmsched_gym.evaluation.kept import is_kept, keep, kept
 from llmsched_gym.testbed.calibrate import calibrate
-from llmsched_gym.testbed.environment import Servers, TestbedEnv
+from llmsched_gym.testbed.client import Rejected, Unavailable
+from llmsched_gym.testbed.environment import TestbedEnv
 from llmsched_gym.testbed.probe import probe_largest, probe_slots
+from llmsched_gym.testbed.servers import Servers
+from llmsched_gym.workload.mixes import Workload, make_workload
 
 T = TypeVar("T")
 
 CALIBRATED = "calibrated"  # the name of a cluster whose profile was measured
+ANY = "constant"  # a cluster that can run any jobs
+SHORTEST, LONGEST = 64, 512  # tokens of the longest prompt that is measured
 
 
 class Unfinished(KeyboardInterrupt):
@@ -64,6 +70,11 @@ class LiveEvaluation(Evaluation):
         if bank.output_tokens[largest]:
             sizes = int(bank.prompt_tokens[largest]), int(bank.output_tokens[largest])
             probe_largest(self.servers, *sizes)
+
+    def kept(self) -> int:
+        """How many episodes are kept already."""
+        todo = ((run.label, n) for run in self.runs for n in range(self.episodes))
+        return 0 if self.folder is None else sum(is_kept(self.folder, *one) for one in todo)
 
     def play(
         self,
@@ -106,9 +117,10 @@ class LiveEvaluation(Evaluation):
         finally:
             env.close()
         episode = replace(episode, tasks=env.task_table(), log=env.log)
-        if self.folder is not None:
-            keep(self.folder, episode)
-        return episode
+        if self.folder is None:
+            return episode
+        keep(self.folder, episode)
+        return replace(episode, log=None)
 
     def _comparison(self, done: dict[tuple[str, int], Episode]) -> Comparison | None:
         """Of those episodes that all policies have finished."""
@@ -156,7 +168,7 @@ def prepare(
     cluster
         What is believed of the servers; None: what is :func:`measured`.
     given
-        Of :class:`~llmsched_gym.env.scheduling.LLMSchedEnv`, the belief among them.
+        Of :class:`~llmsched_gym.env.scheduling.LLMSchedEnv`, workload and belief among them.
     episodes, seed, load
         Of :class:`~llmsched_gym.evaluation.comparison.Evaluation`.
 
@@ -168,38 +180,70 @@ def prepare(
         for what is not right in the options of the environment.
     """
     probe_slots(servers)
+    workload = given["workload"]
+    if not isinstance(workload, Workload):
+        workload = make_workload(workload)
+    options: dict[str, Any] = {**given, "workload": workload, "strict": True}
     if cluster is None:
-        cluster = measured(servers)
-    env, oracle = (
-        TestbedEnv(servers, cluster=cluster, strict=True, **{**given, "belief": belief})
-        for belief in (given["belief"], "oracle")
-    )
-    evaluation = LiveEvaluation(runs, env, oracle, episodes, seed, 1, load)
+        LLMSchedEnv(**options | {"cluster": ANY, "belief": "none"})  # tells early what is not right
+        cluster = measured(servers, workload)
+    evaluation = on_servers(servers, runs, options | {"cluster": cluster}, episodes, seed, load)
     evaluation.check()
     return evaluation
 
 
-def measured(servers: Servers, regular_executors: int | None = None) -> Cluster:
+def on_servers(
+    servers: Servers,
+    runs: tuple[Run, ...],
+    options: Mapping[str, Any],
+    episodes: int,
+    seed: int,
+    load: float | None,
+    folder: Path | None = None,
+) -> LiveEvaluation:
+    """An evaluation whose environments have these options, the belief of policies among them."""
+    env, oracle = (
+        TestbedEnv(servers, **{**options, "belief": belief})
+        for belief in (options["belief"], "oracle")
+    )
+    return LiveEvaluation(runs, env, oracle, episodes, seed, 1, load, folder)
+
+
+def measured(servers: Servers, workload: Workload, regular_executors: int | None = None) -> Cluster:
     """The cluster that servers are: the first is measured, the others are taken to be like it.
 
-    It takes about 30 s a server of this kind is busy with nothing else.
+    It takes about 30 s, in which nobody else may use the server. Its KV capacity is taken to be
+    what all slots can need.
 
     Raises
     ------
     InputError
         if the server fails.
+    ValueError
+        if it does not do what was said of it.
     """
-    found = calibrate(
-        servers.urls[0], slots=servers.slots, model=servers.model, clock=servers.clock
-    )
-    given = {} if regular_executors is None else {"regular_executors": regular_executors}
-    return Cluster(
-        CALIBRATED, found.profile, engines=len(servers.urls), max_batch=servers.slots, **given
-    )
+    bank = workload.bank
+    output = max(int(bank.output_tokens.max()), int(bank.output_limit.max()))
+    most = int(bank.prompt_tokens.max()) + output
+    try:
+        found = calibrate(
+            servers.urls[0],
+            slots=servers.slots,
+            model=servers.model,
+            clock=servers.clock,
+            longest=min(max(most, SHORTEST), LONGEST),
+            name=CALIBRATED,
+            kv_capacity_tokens=servers.slots * most,
+            timeout_s=servers.timeout_s,
+        )
+    except (Unavailable, Rejected) as error:
+        raise InputError(f"url: {one_line(error)}") from error
+    sizes = {} if regular_executors is None else {"regular_executors": regular_executors}
+    return Cluster(CALIBRATED, found.profile, len(servers.urls), servers.slots, **sizes)
 
 
 def apart(function: Callable[[], T]) -> T:
-    """What a function returns, run in a thread of its own where an event loop runs, as in notebooks."""
+    """What a function returns; where an event loop runs, as in notebooks, in a thread apart."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

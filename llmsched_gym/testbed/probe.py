@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from llmsched_gym.errors import InputError
 from llmsched_gym.testbed.client import Answer, Client, Rejected, Unavailable
-from llmsched_gym.testbed.environment import Servers
 from llmsched_gym.testbed.prompts import prompt_ids
+from llmsched_gym.testbed.servers import Servers
 
 ANSWERS = (16, 64, 256)  # tokens: of a quick server the first of short ones end before all begin
 
