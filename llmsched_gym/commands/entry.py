@@ -29,6 +29,7 @@ from llmsched_gym.errors import (
 from llmsched_gym.processes import WorkerDied
 
 PATHS = ("path", "checkpoint", "output_dir")  # what names of options that are paths end with
+OF_SERVERS = ("backend", "testbed")  # options that not every command has
 FLAGS = ("--help", "-h", "--multirun", "-m", "--config-dir=PATH")
 
 
@@ -178,7 +179,9 @@ def tell(error: Exception) -> str:
         return form + (hint if "=" in str(error.override) else "")
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         valid = ", ".join(str(key) for key in cause.parent_node or () if key != "hydra")
-        return f"unknown option {cause.full_key!r}; valid here: {valid}"
+        servers = cause.full_key in OF_SERVERS
+        where = ", which only evaluate.py backend=testbed has" if servers else ""
+        return f"unknown option {cause.full_key!r}{where}; valid here: {valid}"
     if isinstance(cause, OmegaConfBaseException):
         return f"{cause.full_key or 'configuration'}: {str(cause.msg).splitlines()[0]}"
     return one_line(error)

@@ -27,6 +27,11 @@ EPISODE_COLUMNS = (
     *("decisions", "decision_us"),
 )
 JOB_COLUMNS = ("policy", "episode", "job", "application", "arrival_s", "completion_s", "jct_s")
+TASK_COLUMNS = (
+    *("policy", "episode", "job", "stage", "task", "kind", "engine"),
+    *("queued_s", "sent_s", "first_token_s", "end_s"),
+    *("prompt_tokens", "output_tokens", "retries"),
+)
 
 
 @dataclass(frozen=True)
@@ -192,6 +197,15 @@ def job_rows(episodes: Iterable[Episode]) -> Iterator[tuple[Any, ...]]:
         columns = (one.jobs[name].tolist() for name in JOB_COLUMNS[3:])
         for job, row in enumerate(zip(*columns, strict=True)):
             yield one.policy, one.number, job, *row
+
+
+def task_rows(episodes: Iterable[Episode], never: Any) -> Iterator[tuple[Any, ...]]:
+    """The rows of ``tasks.csv``, of episodes on servers; ``never`` is a time that never was."""
+    for one in episodes:
+        if one.tasks is not None:
+            columns = (one.tasks[name].tolist() for name in TASK_COLUMNS[2:])
+            for row in zip(*columns, strict=True):
+                yield one.policy, one.number, *(never if cell != cell else cell for cell in row)
 
 
 def summary_row(summary: Summary) -> dict[str, Any]:
