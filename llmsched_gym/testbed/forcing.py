@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from llmsched_gym.cluster.calibration import prefill_ms
 from llmsched_gym.cluster.latency import LatencyProfile
@@ -129,9 +129,9 @@ def _exclusive_ms(
         inside = (first_s > begin[gap]) & (first_s <= end[gap])
         if inside.any():  # those that join together have their first tokens together
             groups = np.cumsum(np.diff(first_s[inside], prepend=-np.inf) > same[gap]) - 1
-            ms[gap] += _prefill_ms(profile, np.bincount(groups, prompt[inside]) * 1.0).sum()
+            ms[gap] += _prefill_ms(profile, np.bincount(groups, prompt[inside])).sum()
     return ms
 
 
-def _prefill_ms(profile: LatencyProfile, tokens: FloatArray) -> FloatArray:
+def _prefill_ms(profile: LatencyProfile, tokens: ArrayLike) -> FloatArray:
     return prefill_ms((profile.p0, profile.e, profile.f, profile.g), tokens)
