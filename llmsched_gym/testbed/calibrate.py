@@ -294,7 +294,7 @@ async def _measure(bench: _Bench, traits: _Traits, longest: int, repeats: int) -
     """Measure decode iterations and prefills, in an order that a drift does not follow."""
     rng = np.random.default_rng(0)
     batches = np.unique(np.linspace(1, bench.slots, min(BATCHES, bench.slots)).round().astype(int))
-    cells = list(product(batches.tolist(), (SHORT, longest // 4, 3 * longest // 4)))
+    cells = list(product(batches.tolist(), (SHORT, longest // 2, longest)))
     others = min(2, bench.slots - 1)
     whole = longest if traits.budget is None else min(longest, traits.budget - others)
     lengths = np.unique(np.geomspace(4, whole, LENGTHS).round().astype(int)).tolist()
@@ -307,10 +307,11 @@ async def _measure(bench: _Bench, traits: _Traits, longest: int, repeats: int) -
     beside = 0.0 if traits.budget is None else c * others + d * others * (SHORT + BEFORE)
     for _ in range(repeats):
         for length in rng.permutation(lengths).tolist():
-            prefill.append((length, await _alone(bench, length)))
-            for _ in range(2):  # which is what most prompts do
-                prefill.append((length, await _joining(bench, others, length, traits) - beside))
-    return Measurements(*rows.T, *np.maximum(np.array(prefill), 1e-3).T)
+            alone = await _alone(bench, length)
+            joining = [await _joining(bench, others, length, traits) for _ in range(2)]  # as most
+            ms = (alone, *(one - beside for one in joining))
+            prefill += [(length, max(one, 1e-3)) for one in ms]
+    return Measurements(*rows.T, *np.array(prefill).T)
 
 
 async def _decode(

@@ -44,7 +44,7 @@ def check(found: LatencyProfile, true: LatencyProfile, longest: int) -> None:
     assert float(prefill.mean()) == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("true", [EXCLUSIVE, replace(MIXED, token_budget=40)])
+@pytest.mark.parametrize("true", [EXCLUSIVE, replace(MIXED, token_budget=32)])
 def test_an_engine_is_found_by_its_server(true: LatencyProfile) -> None:
     with fake_server(true, 2) as url:
         found = calibrate(url, slots=2, longest=64, repeats=1, name="mine")
