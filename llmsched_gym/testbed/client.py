@@ -115,7 +115,7 @@ class Client:
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},
+            headers={"Accept-Encoding": "identity", "Connection": "close"},
             auto_decompress=False,
             trust_env=False,
         )
@@ -261,9 +261,8 @@ class Client:
         except (aiohttp.ClientSSLError, aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
             raise Rejected(f"{self.url}: {_what(error)}") from error
         except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise Unavailable(f"{self.url}: no answer within {limit_s:g} s") from error
+            what = f"no answer within {limit_s:g} s" if limit.expired() else _what(error)
+            raise Unavailable(f"{self.url}: {what}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{self.url}: {_what(error)}") from error
 
@@ -448,7 +447,7 @@ def _what(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorError) and (error.errno or 0) > 0:
         return os.strerror(error.errno or 0)  # without the address, which is in the URL
     if isinstance(error, aiohttp.ClientResponseError):
-        return f"its answer is no HTTP: {_text(error.message.encode())}"
+        return f"its answer is no HTTP: {_text(error.message.encode())}".removesuffix(": ")
     return _text(one_line(error).encode()) or type(error).__name__
 
 

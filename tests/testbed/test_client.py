@@ -295,7 +295,7 @@ def test_a_raising_callback_is_not_taken_for_a_fault(run: Run) -> None:
 BAD = {
     "a web page": (page(b"<html>", kind="text/html"), Rejected, "gives text/html: no LLM server"),
     "json instead of a stream": (page(b"{}"), Rejected, "gives application/json"),
-    "no http": (b"SSH-2.0-OpenSSH_9.2\r\n", Rejected, "SSH-2.0"),
+    "no http": (b"SSH-2.0-OpenSSH_9.2\r\n", Rejected, "its answer is no HTTP"),
     "a header without end": (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 10**6, Rejected, ""),
     "closed at once": (b"", Unavailable, "disconnected"),
     "closed in the header": (b"HTTP/1.1 200 OK\r\nConte", Unavailable, ""),
