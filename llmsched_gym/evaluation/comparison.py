@@ -118,7 +118,7 @@ class Evaluation:
             demand = "all jobs at once" if burst else "as recorded"
         title = printable(
             f"{env.workload.name} {demand} on {cluster.name} "
-            f"({cluster.engines} engines x {cluster.max_batch} slots, "
+            f"({cluster.engines} engines x {cluster.max_batch} slots{_traits(cluster)}, "
             f"{cluster.regular_executors} regular executors)\n"
             f"episodes: {self.episodes}, jobs each: {env.num_jobs}, belief {env.belief}, "
             f"seed {self.seed}"
@@ -165,6 +165,13 @@ class Evaluation:
         todo = [(run, number) for run in self.runs for number in range(self.episodes)]
         episodes = map_processes(_play, self, todo, self.processes, lambda _index: played())
         return Comparison(tuple(episodes), self.setting(), self.notes(), tuple(self.clairvoyant()))
+
+
+def _traits(cluster: Cluster) -> str:
+    """What is said of engines that are not those of the presets."""
+    latency = cluster.latency
+    mixed = f", mixed prefill of {latency.token_budget} tokens" if latency.mixed else ""
+    return mixed + (", late joins" if latency.late else "")
 
 
 def _play(evaluation: Evaluation, todo: tuple[Run, int]) -> Episode:
