@@ -139,7 +139,7 @@ class _Episode:
 
     def __init__(self, servers: Servers, state: ClusterState) -> None:
         self.state = state
-        self.log = EventLog(servers.urls, servers.slots, len(state.jobs), len(state.tasks))
+        self.log = EventLog(tuple(servers.urls), servers.slots, len(state.jobs), len(state.tasks))
         self._servers = servers
         self._clock = servers.clock or WallClock()
         self._clients: list[Client] = []

@@ -46,8 +46,8 @@ class TestbedEnv(LLMSchedEnv):
         self.servers = servers
         self._live = LiveDriver(servers)
         self._ready = False
-        sizes = {"engines": len(servers.urls), "max_batch": servers.slots}
-        super().__init__(workload, load_cluster(cluster, **sizes), driver=self._live, **options)
+        cluster = load_cluster(cluster, engines=len(servers.urls), max_batch=servers.slots)
+        super().__init__(workload, cluster, driver=self._live, **options)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
