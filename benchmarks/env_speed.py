@@ -1,8 +1,9 @@
 """Steps/s of a single environment with random legal actions, and where the time goes.
 
-    python benchmarks/env_speed.py [--steps 20000] [--max-stages 256] [--copies]
+    python benchmarks/env_speed.py [--steps 20000] [--max-stages 256] [--serving vllm] [--copies]
 
 The parts are timed one by one on copies of the same states, so their shares add up to the step.
+With --serving: also with the traits of that engine, as a ratio, runs of the two by turns.
 With --copies: what a copy, a snapshot and a restoration of a running environment cost, in steps.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.env import scheduling, view
 from llmsched_gym.env.scheduling import LLMSchedEnv
 
@@ -99,21 +101,38 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--max-stages", type=int, default=None)
     parser.add_argument("--workload", default="mixed")
+    parser.add_argument("--serving", default=None)
     parser.add_argument("--copies", action="store_true")
     options = parser.parse_args()
     for belief in ("none", "prior", "bayes", "oracle"):
-        env = LLMSchedEnv(
-            options.workload, num_jobs=100, load=1.3, belief=belief, max_stages=options.max_stages
-        )
+        envs = [
+            LLMSchedEnv(
+                options.workload,
+                load_cluster("a100_llama2_7b", serving=serving),
+                num_jobs=100,
+                load=1.3,
+                belief=belief,
+                max_stages=options.max_stages,
+            )
+            for serving in (None, options.serving)[: 2 if options.serving else 1]
+        ]
         if options.copies:
-            costs = copies(env, 2_000).items()
+            costs = copies(envs[0], 2_000).items()
             shown = "  ".join(f"{name} {cost:4.1f}" for name, cost in costs)
             print(f"belief={belief:<7} in steps: {shown}")
             continue
-        random_steps(env, 2_000, 0)  # compile and warm up
-        runs = [options.steps / random_steps(env, options.steps, seed) for seed in range(3)]
-        where = "  ".join(f"{name} {share:4.0%}" for name, share in shares(env, 5_000).items())
-        print(f"belief={belief:<7} {np.median(runs):9,.0f} steps/s   {where}")
+        for env in envs:
+            random_steps(env, 2_000, 0)  # compile and warm up
+        runs = [
+            [options.steps / random_steps(env, options.steps, seed) for env in envs]
+            for seed in range(3)
+        ]
+        speed = np.median(runs, axis=0)
+        where = "  ".join(f"{name} {share:4.0%}" for name, share in shares(envs[0], 5_000).items())
+        print(f"belief={belief:<7} {speed[0]:9,.0f} steps/s   {where}")
+        if options.serving:
+            ratio = speed[1] / speed[0]
+            print(f"{'':15} {speed[1]:9,.0f} steps/s   {ratio:.2f} of it, {options.serving}")
 
 
 if __name__ == "__main__":

@@ -6,5 +6,6 @@ from .limits import check_fits as check_fits
 from .preset import CLUSTERS as CLUSTERS
 from .preset import Cluster as Cluster
 from .preset import load_cluster as load_cluster
+from .serving import SERVING as SERVING
 from .state import ClusterState as ClusterState
 from .ticks import TICKS_PER_SECOND as TICKS_PER_SECOND

@@ -10,6 +10,20 @@ A task dispatched to an engine *joins* it at the end of the iteration (decode or
 and at once if the engine is idle or at a boundary between iterations at that very instant, after
 all events of the instant have been applied and whatever else is dispatched in it. All that join
 at one boundary are prefilled together, before any sequence decodes further.
+
+Two traits of a profile change that; both are those of the engines that people run today.
+
+**Mixed prefill.** An iteration gives each of the b decoding sequences one token and, while prompts
+wait, takes beside them up to ``token_budget - b`` prompt tokens, in order of dispatch; a prompt
+that is longer than what is left of the budget goes on in the next iteration. With n prompt tokens
+it takes ``max(p0, e + f n + g sum_j n_j (2 s_j + n_j)) + c b + d kv``, where n_j tokens of prompt j
+come after s_j that were prefilled before: attention is paid by each prompt for itself, so that
+chunks cost together what the whole prompt does. A sequence whose prompt ends in an iteration has
+its first token of it. With nothing to prefill it is a decode iteration as above.
+
+**Late joins.** An engine begins its next iteration before anybody could react to the end of the
+last one. So a task that is dispatched while sequences are on its engine waits for the end of the
+iteration that has begun, be it at this very instant; only an idle engine begins with it at once.
 """
 
 from __future__ import annotations
@@ -91,7 +105,8 @@ def join_engine(state: ClusterState, e: int, task: int, need: int) -> None:
     engine["running"] += 1
     engine["reserved"] += need
     engine["joining_tokens"] += state.tasks[task]["prompt_tokens"]
-    if engine["since"] == clock["now"] or engine["event"] == NEVER:
+    late = state.latency[0]["late"]
+    if engine["event"] == NEVER or (engine["since"] == clock["now"] and late == 0):
         _resume(state, e)  # it has not begun anything before this instant
     elif engine["prefilling"] == 0:
         _end_run_early(state, e)
@@ -99,11 +114,14 @@ def join_engine(state: ClusterState, e: int, task: int, need: int) -> None:
 
 @inlined
 def _end_run_early(state: ClusterState, e: int) -> None:
-    """Let a run of decode iterations end with the one in flight, for somebody joins."""
+    """Let a run of decode iterations end with the one in flight, for somebody joins.
+
+    Late joiners find at a boundary that the next one is in flight.
+    """
     latency, engine = state.latency[0], state.engines[e]
     elapsed = state.clock[0]["now"] - engine["since"]
     whole = _whole_iterations(latency, engine, elapsed)
-    if _run_time(latency, engine, whole) < elapsed:
+    if _run_time(latency, engine, whole) < elapsed + latency["late"]:  # in whole ticks: <=
         whole += 1
     engine["iterations"] = whole
     engine["event"] = engine["since"] + _run_time(latency, engine, whole)
@@ -116,10 +134,12 @@ def _end_run_early(state: ClusterState, e: int) -> None:
 def reach_boundary(state: ClusterState, e: int) -> bool:
     """End the prefill or the run of decode iterations due now; whether a task completed."""
     engine = state.engines[e]
-    if engine["prefilling"] > 0:
-        _begin_decoding(state, e)
-    else:
+    if engine["prefilling"] == 0:
         _end_run(engine)
+    else:
+        if state.latency[0]["token_budget"] > 0:
+            _end_mixed(state, e)
+        _begin_decoding(state, e)
     completed = _complete_sequences(state, e)
     _resume(state, e)
     return completed > 0
@@ -133,11 +153,34 @@ def _end_run(engine: Any) -> None:
 
 
 @inlined
+def _end_mixed(state: ClusterState, e: int) -> None:
+    """Account a mixed iteration; of the prefilling sequences are left those with a whole prompt."""
+    engine = state.engines[e]
+    left = state.latency[0]["token_budget"] - engine["decoding"]
+    whole, done = 0, engine["prefilled"]
+    while whole < engine["prefilling"]:
+        prompt = _prompt(state, e, engine["decoding"] + whole)
+        if prompt - done > left:
+            done += left
+            break
+        left -= prompt - done
+        done = 0
+        whole += 1
+    engine["kv"] += engine["decoding"]
+    engine["iteration"] += 1
+    engine["prefilled"] = done
+    engine["prefilling"] = whole
+
+
+@inlined
 def _begin_decoding(state: ClusterState, e: int) -> None:
     """Sort the prefilled sequences in among the decoding ones; each has its first token."""
     engine, sequences = state.engines[e], state.sequences[e]
     for k in range(engine["decoding"], engine["decoding"] + engine["prefilling"]):
         task = sequences[k]["task"]
+        prompt = state.tasks[task]["prompt_tokens"]
+        engine["kv"] += prompt + 1
+        engine["prefill_tokens"] -= prompt
         last = engine["iteration"] + state.tasks[task]["output_tokens"] - 1
         place = k
         while place > 0 and sequences[place - 1]["last_iteration"] <= last:
@@ -146,10 +189,8 @@ def _begin_decoding(state: ClusterState, e: int) -> None:
             place -= 1
         sequences[place]["task"] = task
         sequences[place]["last_iteration"] = last
-    engine["kv"] += engine["prefill_tokens"] + engine["prefilling"]
     engine["decoding"] += engine["prefilling"]
     engine["prefilling"] = 0
-    engine["prefill_tokens"] = 0
 
 
 @inlined
@@ -190,7 +231,10 @@ def _resume(state: ClusterState, e: int) -> None:
     engine["prefill_tokens"] += engine["joining_tokens"]
     engine["joining_tokens"] = 0
     if engine["prefilling"] > 0:
-        engine["event"] = now + _prefill_time(latency, engine["prefill_tokens"])
+        if latency["token_budget"] > 0:
+            engine["event"] = now + _mixed_time(state, e)
+        else:
+            engine["event"] = now + _prefill_time(latency, engine["prefill_tokens"])
     elif engine["decoding"] > 0:
         next_to_complete = state.sequences[e, engine["decoding"] - 1]
         engine["iterations"] = next_to_complete["last_iteration"] - engine["iteration"]
@@ -206,6 +250,29 @@ def _resume(state: ClusterState, e: int) -> None:
 def _prefill_time(latency: Any, tokens: int) -> int:
     ticks = latency["e"] + latency["f"] * tokens + latency["g"] * tokens * tokens
     return math.floor(max(latency["p0"], ticks) + 0.5)
+
+
+@inlined
+def _mixed_time(state: ClusterState, e: int) -> int:
+    """Ticks of an iteration that takes prompt tokens beside the decoding sequences."""
+    latency, engine = state.latency[0], state.engines[e]
+    left = latency["token_budget"] - engine["decoding"]
+    tokens, squares, done = 0, 0, engine["prefilled"]
+    for k in range(engine["decoding"], engine["decoding"] + engine["prefilling"]):
+        n = min(_prompt(state, e, k) - done, left)
+        tokens += n
+        squares += n * (2 * done + n)
+        left -= n
+        done = 0
+    ticks = latency["e"] + latency["f"] * tokens + latency["g"] * squares
+    decoding = latency["c"] * engine["decoding"] + latency["d"] * engine["kv"]
+    return math.floor(max(latency["p0"], ticks) + 0.5) + decoding
+
+
+@inlined
+def _prompt(state: ClusterState, e: int, k: int) -> int:
+    """Prompt tokens of a sequence of an engine."""
+    return state.tasks[state.sequences[e, k]["task"]]["prompt_tokens"]
 
 
 @inlined

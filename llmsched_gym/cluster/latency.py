@@ -24,6 +24,7 @@ from llmsched_gym.workload.inputs import shown
 
 LARGEST_MS = 1e6  # of a coefficient
 MOST_KV_TOKENS = 10**12  # of an engine
+MOST_CHUNKS = 10**6  # iterations that take one prompt
 PREFILLS, JOINS = ("exclusive", "mixed"), ("at_boundary", "late")
 
 
@@ -133,16 +134,18 @@ class LatencyProfile:
         return np.asarray(a + c * np.asarray(batch, np.int64) + d * np.asarray(kv, np.int64))
 
     def prefill_ticks(self, prompt: ArrayLike) -> NDArray[np.int64]:
-        """Ticks to prefill ``prompt`` tokens together.
+        """Ticks to prefill ``prompt`` tokens on an idle engine.
+
+        Of one sequence, or with an exclusive prefill of several together; a mixed one takes them in
+        chunks of ``token_budget``.
 
         Raises
         ------
         ValueError
-            if that takes longer than ``LONGEST_JOB_S``.
+            if that takes longer than ``LONGEST_JOB_S``, or more than ``MOST_CHUNKS`` chunks.
         """
-        ticks = self._prefill(prompt)
-        _check_ticks(ticks)
-        return ticks.astype(np.int64)
+        _check_ticks(self._prefill(prompt))
+        return self._prefill(prompt, np.int64)
 
     def demand_ticks(self, prompt: ArrayLike, output: ArrayLike) -> NDArray[np.int64]:
         """Ticks that a lone task takes on an idle engine: its service demand.
@@ -170,11 +173,41 @@ class LatencyProfile:
         held = steps * p + steps * (steps + 1) / 2
         return np.asarray((self._prefill(p) + steps * (a + c) + d * held) / TICKS_PER_SECOND)
 
-    def _prefill(self, prompt: ArrayLike) -> NDArray[np.float64]:
-        """Ticks of a prefill, rounded to whole ones."""
-        p0, e, f, g = self.prefill_coefficients
+    def chunks(self, prompt: ArrayLike, decoding: int = 0) -> NDArray[np.int64]:
+        """Iterations that prefill prompts beside ``decoding`` sequences; 1 if it is exclusive."""
+        n = np.asarray(prompt, np.int64)
+        return np.ones_like(n) if self.token_budget is None else -(-n // self._chunk(decoding))
+
+    def _chunk(self, decoding: int) -> int:
+        """Prompt tokens of a full iteration beside ``decoding`` sequences."""
+        assert self.token_budget is not None
+        return self.token_budget - decoding
+
+    def _prefill(
+        self, prompt: ArrayLike, dtype: type[Any] = np.float64, decoding: int = 0
+    ) -> NDArray[Any]:
+        """Ticks of a prefill, each of its iterations rounded to whole ones."""
         n = np.asarray(prompt, np.float64)
-        return np.asarray(np.floor(np.maximum(p0, e + f * n + g * n * n) + 0.5))
+        _, e, f, g = self.prefill_coefficients
+        if self.token_budget is None:
+            return self._rounded(e + f * n + g * n * n).astype(dtype)
+        chunk = self._chunk(decoding)
+        whole = self.chunks(prompt, decoding) - 1  # before the last
+        if whole.size and whole.max() >= MOST_CHUNKS:
+            raise ValueError(
+                f"tokens: a prompt of {n.max():.0f} tokens takes more than {MOST_CHUNKS} "
+                f"iterations of {chunk} tokens (token_budget)"
+            )
+        begun = chunk * np.arange(whole.max(initial=0))
+        of_whole = self._rounded(e + f * chunk + g * (chunk * (2 * begun + chunk))).astype(dtype)
+        before, done = np.append(0, np.cumsum(of_whole)).astype(dtype), chunk * whole
+        rest = np.asarray(prompt, np.int64) - done
+        last = self._rounded(e + f * rest + g * (rest * (2 * done + rest))).astype(dtype)
+        return np.asarray(before[whole] + last)
+
+    def _rounded(self, ticks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Whole ticks of iterations with prompts, none below ``p0``."""
+        return np.asarray(np.floor(np.maximum(self.prefill_coefficients[0], ticks) + 0.5))
 
     def slot_seconds(
         self, prompt: ArrayLike, output: ArrayLike, max_batch: int
@@ -182,14 +215,25 @@ class LatencyProfile:
         """Slot-seconds that a task costs an engine that is always full.
 
         ``(o - 1) l(B, B (p + o / 2)) + B prefill(p)``: each of B alike sequences holds its prompt
-        and on average half of its output, and a prefill blocks all B slots.
+        and on average half of its output, and an exclusive prefill blocks all B slots.
+
+        With a mixed prefill the k iterations that take the prompt, beside B - 1 decoding sequences,
+        give these their tokens too. Each is then one decode iteration less for the engine: of
+        ``o - 1 + k`` iterations that a sequence takes part in, one in B is counted as its own, and
+        of these all but k cost ``a``; where outputs are so short that none are left, prompts share
+        iterations.
         """
         p, o = np.asarray(prompt, np.float64), np.asarray(output, np.float64)
         a, c, d = self.decode_coefficients
-        iteration = a + c * max_batch + d * max_batch * (p + o / 2)
-        return np.asarray(
-            ((o - 1) * iteration + max_batch * self.prefill_ticks(p)) / TICKS_PER_SECOND
-        )
+        decoding = c * max_batch + d * max_batch * (p + o / 2)
+        if self.token_budget is None:
+            ticks = (o - 1) * (a + decoding) + max_batch * self.prefill_ticks(p)
+        else:
+            k = self.chunks(p, max_batch - 1)
+            alone = np.maximum(o - 1 + k - max_batch * k, 0) * a
+            prefill = max_batch * self._prefill(p, decoding=max_batch - 1)
+            ticks = alone + (o - 1) * decoding + prefill
+        return np.asarray(ticks / TICKS_PER_SECOND)
 
 
 def check_count(name: str, value: object, least: int, most: int) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_gym.cluster.latency import MOST_CHUNKS, LatencyProfile
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.cluster.ticks import LONGEST_JOB_S, TICKS_PER_SECOND
 from llmsched_gym.workload.bank import JobBank
@@ -102,6 +103,7 @@ def too_large(bank: JobBank, cluster: Cluster) -> dict[int, str]:
             f"{bank.described(job)} exceed the KV capacity of cluster {cluster.name}, "
             f"{capacity} tokens",
         )
+    faults |= _too_many_chunks(bank, cluster.latency, cluster.max_batch - 1, "")
     fits = np.ones(len(bank), bool)
     fits[list(faults)] = False
     seconds = np.zeros(len(need))
@@ -123,6 +125,9 @@ def _longest_s(bank: JobBank, cluster: Cluster, tasks: NDArray[np.bool_]) -> Flo
     p0, e, f, g = latency.prefill_coefficients
     iteration = (a + c * batch + d * held) / TICKS_PER_SECOND
     prefill = max(p0, e + f * held + g * held**2) / TICKS_PER_SECOND
+    if latency.mixed:  # after all other prompts, and beside sequences that decode
+        chunks = float(latency.chunks(held, batch - 1))
+        prefill += chunks * (max(p0, e) + c * batch + d * held) / TICKS_PER_SECOND
     return np.where(prompt > 0, prefill + output * iteration, bank.duration_s[tasks])
 
 
@@ -142,9 +147,26 @@ def set_aside(bank: JobBank, cluster: Cluster) -> IntArray:
 def uncountable(past: JobBank, cluster: Cluster) -> dict[int, str]:
     """The past jobs whose service demand is beyond what is counted, by index, and why."""
     seconds = past.duration_s.copy()
-    llm = past.output_tokens > 0
+    faults = _too_many_chunks(past, cluster.latency, 0, "past ")
+    llm = (past.output_tokens > 0) & ~np.isin(past.task_job, list(faults))
     seconds[llm] = cluster.latency.demand_s(past.prompt_tokens[llm], past.output_tokens[llm])
-    return _too_long(past, seconds, "past ", "take")
+    return faults | _too_long(past, seconds, "past ", "take")
+
+
+def _too_many_chunks(
+    bank: JobBank, latency: LatencyProfile, decoding: int, kind: str
+) -> dict[int, str]:
+    faults: dict[int, str] = {}
+    of_task = bank.task_job
+    for task in np.flatnonzero(latency.chunks(bank.prompt_tokens, decoding) > MOST_CHUNKS):
+        job = int(of_task[task])
+        faults.setdefault(
+            job,
+            f"{_application(bank, job)}: a prompt of {bank.prompt_tokens[task]} tokens of "
+            f"{kind}{bank.described(job)} takes more than {MOST_CHUNKS} iterations with the "
+            f"token_budget of {latency.token_budget} tokens of the cluster",
+        )
+    return faults
 
 
 def _too_long(bank: JobBank, seconds: FloatArray, kind: str, verb: str) -> dict[int, str]:

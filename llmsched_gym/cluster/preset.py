@@ -19,6 +19,7 @@ from typing import Any, cast
 import yaml
 
 from llmsched_gym.cluster.latency import ClusterError, LatencyProfile, check_count
+from llmsched_gym.cluster.serving import SERVING
 from llmsched_gym.workload.inputs import fault_of_name, given_path, other_than_file, shown
 
 PRESETS = Path(__file__).parent / "presets"
@@ -72,30 +73,61 @@ class Cluster:
         return self.engines * self.max_batch
 
 
-def load_cluster(cluster: str | PathLike[str] | Cluster, **sizes: int) -> Cluster:
-    """The cluster of a name in ``CLUSTERS``, of a YAML file or as given, perhaps resized.
+def load_cluster(
+    cluster: str | PathLike[str] | Cluster,
+    *,
+    serving: str | None = None,
+    token_budget: int | None = None,
+    **sizes: int,
+) -> Cluster:
+    """The cluster of a name in ``CLUSTERS``, of a YAML file or as given, perhaps changed.
 
     Parameters
     ----------
     cluster : str, path or Cluster
         The name of a preset, the path of a ``.yaml`` file laid out like the presets, or a cluster.
+    serving : str or None
+        A name from ``SERVING``, whose traits replace those of the cluster's engines.
+    token_budget : int or None
+        Tokens of a mixed iteration at most, in place of the engines' own.
     **sizes : int
         ``engines``, ``max_batch`` or ``regular_executors``, to replace the cluster's own.
 
     Raises
     ------
     ClusterError
-        for an unknown name, an unknown or impossible size, or a malformed file
-        (``file: field: what``).
+        for an unknown name, an unknown or impossible size, traits that do not go together, or a
+        malformed file (``file: field: what``).
     FileNotFoundError
         for a path where no file is.
     """
     for name in sizes:
         if name not in SIZES:
-            raise ClusterError(f"cluster: unknown option {name!r}; valid: {', '.join(SIZES)}")
+            valid = ", ".join((*SIZES, "serving", "token_budget"))
+            raise ClusterError(f"cluster: unknown option {name!r}; valid: {valid}")
     if not isinstance(cluster, Cluster):
         cluster = _read(_path(cluster))
-    return replace(cluster, **cast(dict[str, Any], sizes))
+    latency = _served(cluster.latency, serving, token_budget)
+    return replace(cluster, latency=latency, **cast(dict[str, Any], sizes))
+
+
+def _served(
+    latency: LatencyProfile, serving: str | None, token_budget: int | None
+) -> LatencyProfile:
+    """A profile with the traits that are asked for."""
+    if serving is not None:
+        if serving not in SERVING:
+            raise ClusterError(
+                f"serving: unknown {shown(serving)}, choose from {', '.join(SERVING)}"
+            )
+        traits = SERVING[serving]
+        latency = replace(
+            latency,
+            prefill=traits.prefill,
+            token_budget=traits.token_budget,
+            joins=traits.joins,
+        )
+    return latency if token_budget is None else replace(latency, token_budget=token_budget)
 
 
 def _path(cluster: str | PathLike[str]) -> Path:

@@ -90,7 +90,7 @@ ENGINE = np.dtype(
     [
         ("running", np.int64),  # sequences on it: decoding, prefilling and joining
         ("decoding", np.int64),
-        ("prefilling", np.int64),  # above 0 while a prefill is in flight
+        ("prefilling", np.int64),  # above 0 while a prefill, or a mixed iteration, is in flight
         ("reserved", np.int64),  # KV tokens: prompts and output limits of all sequences on it
         ("since", np.int64),  # ticks: when this prefill or run of decode iterations began
         ("event", np.int64),  # ticks: when it ends, or NEVER on an idle engine
@@ -98,6 +98,7 @@ ENGINE = np.dtype(
         ("iterations", np.int64),  # decode iterations of this run
         ("kv", np.int64),  # tokens held by the decoding sequences at `since`
         ("prefill_tokens", np.int64),  # prompts of the prefilling sequences
+        ("prefilled", np.int64),  # tokens of the first of them that earlier mixed iterations took
         ("joining_tokens", np.int64),  # prompts of the sequences that wait for the next boundary
     ]
 )

@@ -60,12 +60,14 @@ class TracedJobs(WorkloadOptions):
 
 @dataclass
 class ClusterOptions:
-    """What jobs run on; a size that is null is the preset's own."""
+    """What jobs run on; what is null is the preset's own."""
 
     name: str = MISSING
     engines: int | None = None
     max_batch: int | None = None  # slots per engine
     regular_executors: int | None = None
+    serving: str | None = None  # vllm, sglang, tensorrt_llm, llama_cpp or ideal: traits of engines
+    token_budget: int | None = None  # of an iteration, where prompts share those that decode
 
 
 @dataclass

@@ -173,7 +173,12 @@ def given_cluster(options: Options, servers: Servers) -> Cluster | None:
     for name, (size, option) in sizes.items():
         if given.pop(name) not in (None, size):
             raise ValueError(f"cluster.{name}: it follows from testbed.{option}, it is {size}")
-    return None if given["name"] == CALIBRATED else cluster_of(**given)
+    if given["name"] != CALIBRATED:
+        return cluster_of(**given)
+    for name in given.keys() - {"name", "regular_executors"}:
+        if given[name] is not None:
+            raise ValueError(f"cluster.{name}: of a cluster that is calibrated it is measured")
+    return None
 
 
 def measured_cluster(asked: _Asked) -> Cluster:

@@ -81,9 +81,9 @@ def workload_of(
     return make_workload(name, **given), load, arrival_rate
 
 
-def cluster_of(name: str, path: str | None = None, **sizes: int | None) -> Cluster:
+def cluster_of(name: str, path: str | None = None, **changes: Any) -> Cluster:
     """The cluster that the options of its group name."""
-    given = {size: value for size, value in sizes.items() if value is not None}
+    given = {option: value for option, value in changes.items() if value is not None}
     if name == CALIBRATED:
         raise ValueError(f"cluster: {name} is what backend=testbed measures, choose another")
     return load_cluster(name if path is None else Path(path), **given)

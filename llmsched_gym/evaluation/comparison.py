@@ -113,7 +113,7 @@ class Evaluation:
             demand = "all jobs at once" if burst else "as recorded"
         title = printable(
             f"{env.workload.name} {demand} on {cluster.name} "
-            f"({cluster.engines} engines x {cluster.max_batch} slots, "
+            f"({cluster.engines} engines x {cluster.max_batch} slots{_traits(cluster)}, "
             f"{cluster.regular_executors} regular executors)\n"
             f"episodes: {self.episodes}, jobs each: {env.num_jobs}, belief {env.belief}, "
             f"seed {self.seed}"
@@ -165,6 +165,13 @@ class Evaluation:
         """What there is to say of episodes that were played, as many of each run, run by run."""
         told = (*self.notes(), *notes)
         return Comparison(tuple(episodes), self.setting(), told, tuple(self.clairvoyant()))
+
+
+def _traits(cluster: Cluster) -> str:
+    """What is said of engines that are not those of the presets."""
+    latency = cluster.latency
+    mixed = f", mixed prefill of {latency.token_budget} tokens" if latency.mixed else ""
+    return mixed + (", late joins" if latency.late else "")
 
 
 def _play(evaluation: Evaluation, todo: tuple[Run, int]) -> Episode:

@@ -95,6 +95,7 @@ class Bench:
             "decode": latency.decode_coefficients,
             "prefill": latency.prefill_coefficients,
             "kv_capacity_tokens": latency.kv_capacity_tokens,
+            "traits": [latency.token_budget, latency.joins],
             "max_batch": self.cluster.max_batch,
             "regular_executors": self.cluster.regular_executors,
         }

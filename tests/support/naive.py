@@ -30,6 +30,7 @@ class Run:
     end: int | None = None
     executor: int | None = None
     tokens: int = 0  # generated so far
+    prefilled: int = 0  # prompt tokens that mixed iterations have taken
 
     @property
     def held(self) -> int:
@@ -38,6 +39,10 @@ class Run:
     @property
     def need(self) -> int:
         return self._llm.prompt_tokens + self.limit
+
+    @property
+    def prompt(self) -> int:
+        return self._llm.prompt_tokens
 
     @property
     def done(self) -> bool:
@@ -192,6 +197,8 @@ class NaiveCluster:
         assert run.executor is not None
         if isinstance(run.task, LLMTask):
             self.engines[run.executor].running.append(run)
+            if self.latency.joins == "late":  # an engine at rest does not wait for others
+                self._begin_iteration(self.engines[run.executor])
             return
         self.executors[run.executor] = run
         if _end(run) == self.now:
@@ -222,6 +229,9 @@ class NaiveCluster:
         """At a boundary, once nothing more can happen at this instant: prefill or decode."""
         if engine.boundary is not None or not engine.running:
             return
+        if self.latency.prefill == "mixed":
+            self._begin_mixed(engine)
+            return
         joining = [run for run in engine.running if run.tokens == 0]
         engine.in_flight = joining or list(engine.running)
         tokens = sum(run.held for run in engine.in_flight)
@@ -232,11 +242,31 @@ class NaiveCluster:
             ticks = a + c * len(engine.in_flight) + d * tokens
         engine.boundary = self.now + ticks
 
-    def _prefill(self, n: int) -> int:
+    def _begin_mixed(self, engine: Engine) -> None:
+        """Hand out the budget token by token: first one to each who decodes, then the prompts."""
+        budget = self.latency.token_budget
+        assert budget is not None
+        decoding = [run for run in engine.running if run.tokens > 0]
+        waiting = [run for run in engine.running if run.tokens == 0]
+        before = {run: run.prefilled for run in waiting}
+        for _ in range(budget - len(decoding)):
+            run = next((run for run in waiting if run.prefilled < run.prompt), None)
+            if run is None:
+                break
+            run.prefilled += 1
+        a, c, d = self.coefficients
+        shared = c * len(decoding) + d * sum(run.held for run in decoding)
+        took = sum(run.prefilled - before[run] for run in waiting)
+        pairs = sum(run.prefilled**2 - before[run] ** 2 for run in waiting)
+        engine.in_flight = decoding + [run for run in waiting if run.prefilled == run.prompt]
+        engine.boundary = self.now + shared + (self._prefill(took, pairs) if took else a)
+
+    def _prefill(self, n: int, pairs: int | None = None) -> int:
         p0, e, f, g = (
             x * 10**9 for x in (self.latency.p0, self.latency.e, self.latency.f, self.latency.g)
         )
-        return math.floor(max(p0, e + f * n + g * n * n) + 0.5)
+        attention = g * n * n if pairs is None else g * pairs
+        return math.floor(max(p0, e + f * n + attention) + 0.5)
 
     def _apply_completions(self) -> bool:
         completed = []
@@ -253,6 +283,9 @@ class NaiveCluster:
                 self.executors[x] = None
         for run in completed:
             self._complete(run)
+        if self.latency.joins == "late":  # engines go on before anybody can react
+            for engine in self.engines:
+                self._begin_iteration(engine)
         return bool(completed)
 
     def _apply_arrivals(self) -> bool:
