@@ -16,4 +16,5 @@ from .log import EventLog as EventLog
 from .log import Request as Request
 from .prompts import prompt_ids as prompt_ids
 from .replay import Replay as Replay
+from .serve import serving as serving
 from .servers import Servers as Servers

@@ -208,6 +208,20 @@ class Client:
                     found[name.removeprefix("llamacpp:")] = float(value)
         return found
 
+    async def limits(self) -> dict[str, int]:
+        """How many ``slots`` it has, and tokens of ``context`` for a request, as far as it tells.
+
+        llama.cpp tells both, vLLM and SGLang the latter. Errors as for :meth:`generate`.
+        """
+        async with self._looking():
+            name = await self._name()
+            models, props = await self._told("/v1/models"), await self._told("/props")
+        model: Any = next((one for one in models.get("data", ()) if one["id"] == name), {})
+        settings: Any = props.get("default_generation_settings")
+        context = settings.get("n_ctx") if isinstance(settings, dict) else None
+        told = {"slots": props.get("total_slots"), "context": context or model.get("max_model_len")}
+        return {what: int(number) for what, number in told.items() if is_whole(number, 1)}
+
     async def check(self) -> None:
         """Unavailable or Rejected if there is no LLM server or it does not have the model."""
         async with self._looking():
@@ -236,6 +250,15 @@ class Client:
         if not names or not all(isinstance(name, str) for name in names):
             raise Rejected("/v1/models lists no models: no LLM server")
         return names
+
+    async def _told(self, path: str) -> dict[str, Any]:
+        """An object that a server may tell, {} if it does not."""
+        async with self._open("GET", path) as response:
+            page = await _page(response) if response.status == 200 else b""
+        with suppress(ValueError, RecursionError):
+            told = json.loads(page)
+            return told if isinstance(told, dict) else {}
+        return {}
 
     @asynccontextmanager
     async def _open(
@@ -357,8 +380,17 @@ class _Stream:
         if output != self.asked:
             why = ": is its context too small?" if output < self.asked else ""
             raise Rejected(f"it generated {output} tokens, {self.asked} were asked for{why}")
+        if cached := _cached(usage):
+            raise Rejected(f"{cached} prompt tokens came from its prefix cache: it is to have none")
         if not self.token_s:
             raise Rejected("its stream has a usage and no token")
+
+
+def _cached(usage: dict[str, Any]) -> int:
+    """Prompt tokens that a server says it did not compute, 0 if it does not say."""
+    details = usage.get("prompt_tokens_details")
+    cached: Any = details.get("cached_tokens") if isinstance(details, dict) else None
+    return int(cached) if is_whole(cached) else 0
 
 
 def _error_within(error: Any) -> Unavailable | Rejected:

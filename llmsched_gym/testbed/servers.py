@@ -89,10 +89,18 @@ async def check_servers(servers: Servers, largest_tokens: int) -> None:
         than it needs: one line with its URL. Not all servers tell the last two.
     """
     for url in servers.urls:
-        client = Client(url, model=servers.model, timeout_s=servers.timeout_s)
         try:
-            async with client:
+            async with Client(url, model=servers.model, timeout_s=servers.timeout_s) as client:
                 await client.check()
+                limits = await client.limits()
                 await client.generate(prompt_ids(0, 16), 2)
         except (Unavailable, Rejected) as error:
             raise InputError(one_line(error)) from error
+        if limits.get("slots", servers.slots) < servers.slots:
+            raise InputError(f"{url}: slots: it has {limits['slots']}, not {servers.slots}")
+        if limits.get("context", largest_tokens) < largest_tokens:
+            raise InputError(
+                f"{url}: its context of {limits['context']} tokens is too short for the largest "
+                f"task, of {largest_tokens} tokens: scale the workload down, or serve with a "
+                "longer context"
+            )
