@@ -58,6 +58,7 @@ def run_command(
         if argument.startswith("-") and not _is_flag(argument):
             _fail(program, InputError(f"unknown flag {argument!r}, choose from {', '.join(FLAGS)}"))
     sweep = "-m" in arguments or "--multirun" in arguments
+    arguments = [part for one in arguments for part in cluster_of_file(one)]
     arguments = [path_as_text(one, sweep) for one in arguments if one != "experiment=null"]
     for group, options in choices.items():
         if f"{group}=null" in arguments:
@@ -115,6 +116,14 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, handlers, strict=True):
             signal.signal(number, handler)
+
+
+def cluster_of_file(argument: str) -> list[str]:
+    """``cluster=mine.yaml`` is short for ``cluster=custom cluster.path=mine.yaml``."""
+    name, _, value = argument.partition("=")
+    if name == "cluster" and all(one.endswith((".yaml", ".yml")) for one in value.split(",")):
+        return ["cluster=custom", f"cluster.path={value}"]
+    return [argument]
 
 
 def path_as_text(argument: str, sweep: bool) -> str:

@@ -1,3 +1,5 @@
+from .calibrate import Calibration as Calibration
+from .calibrate import calibrate as calibrate
 from .child import NotServed as NotServed
 from .child import Served as Served
 from .client import Answer as Answer
