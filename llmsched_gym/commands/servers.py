@@ -25,15 +25,13 @@ from llmsched_gym.commands.comparison import (
 from llmsched_gym.commands.groups import groups
 from llmsched_gym.commands.progress import reading
 from llmsched_gym.commands.settings import CALIBRATED, Options, cluster_of, environment, options
-from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import InputError, one_line, printable
-from llmsched_gym.evaluation.comparison import Comparison, Run
+from llmsched_gym.evaluation.comparison import Run
 from llmsched_gym.evaluation.kept import LOGS, forget
-from llmsched_gym.evaluation.live import ANY, LiveEvaluation, Unfinished, measured, on_servers
+from llmsched_gym.evaluation.live import LiveEvaluation, Unfinished, check, measured, on_servers
 from llmsched_gym.files import replacing, staged
 from llmsched_gym.settings import Settings
 from llmsched_gym.testbed.clock import StolenTimeClock
-from llmsched_gym.testbed.probe import probe_slots
 from llmsched_gym.testbed.servers import Servers
 
 CLUSTER = "cluster.yaml"  # in the folder of results, where it was measured
@@ -73,22 +71,27 @@ def evaluate_on_servers(given: dict[str, Any], logged: dict[str, Any] | None = N
         total, before = len(evaluation.runs) * evaluation.episodes, evaluation.kept()
         if before:
             tell(f"{before} of {total} episodes were played before, overwrite=true plays all anew")
-        stopped = False
+        result, stopped = None, True
         try:
             with progress_of(evaluation) as (advance, name):
-                result: Comparison | None = evaluation.play(advance, name)
+                result, stopped = evaluation.play(advance, name), False
         except Unfinished as error:
-            result, stopped = error.comparison, True
+            result = error.comparison
+        except InputError as error:
+            raise InputError(f"{error}; {_kept_line(evaluation, folder)}") from error
         if result is not None:
             with staged(folder) as files:
                 result.write(files, settings=shown)
             show(result, folder)
-    if result is None or stopped:
-        raise KeyboardInterrupt(
-            f"{evaluation.kept()} of {total} episodes are kept in {printable(str(folder))}; the "
-            "same command plays the others"
-        )
+        if stopped or result is None:
+            raise KeyboardInterrupt(_kept_line(evaluation, folder))
     return result.mean_jct_s
+
+
+def _kept_line(evaluation: LiveEvaluation, folder: Path) -> str:
+    total = len(evaluation.runs) * evaluation.episodes
+    where = f"{evaluation.kept()} of {total} episodes are kept in {printable(str(folder))}"
+    return f"{where}, the same command plays the others"
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class _Asked:
 
 def _asked(given: dict[str, Any]) -> _Asked:
     """Make everything that the settings name, InputError for what is not right in them."""
-    try:
+    with _one_line():
         settings = EvaluateSettings.read(given)
         if settings.processes not in (None, 1):
             raise ValueError("processes: on servers one episode is played after the other")
@@ -112,38 +115,26 @@ def _asked(given: dict[str, Any]) -> _Asked:
         cluster = given_cluster(options("cluster", settings.cluster, groups()["cluster"]), servers)
         made = environment(settings.workload, None, settings.belief, groups())
         runs = runs_of(settings, made["belief"])
-        # What else is wrong is met before servers are measured, as far as it can be.
-        LLMSchedEnv(**shown_to(settings, made | {"cluster": cluster or ANY}, "none"))
-    except (ValueError, OSError) as error:
-        raise InputError(one_line(error)) from error
-    with named():
-        probe_slots(servers)
+        check(servers, shown_to(settings, made, "none"), cluster)
     return _Asked(settings, servers, cluster, runs, made)
 
 
 def _ready(asked: _Asked, shown: dict[str, Any]) -> LiveEvaluation:
     """An evaluation that can begin, its folder prepared; InputError, and nothing of it, if not."""
-    settings, servers, made = asked.settings, asked.servers, asked.made
-    folder, cluster = settings.output_dir, asked.cluster
-    try:
-        if cluster is None:
-            cluster = measured_cluster(asked)
+    settings, made, folder = asked.settings, asked.made, asked.settings.output_dir
+    with _one_line():
+        cluster = asked.cluster or measured_cluster(asked)
         with reading("fitting the belief"):
-            options = shown_to(settings, made | {"cluster": cluster}, made["belief"])
             evaluation = on_servers(
-                servers,
+                asked.servers,
                 asked.runs,
-                options,
+                shown_to(settings, made | {"cluster": cluster}, made["belief"]),
                 settings.episodes,
                 settings.seed,
                 load_of(made),
                 folder / LOGS,
             )
-            with named():
-                evaluation.check()
-    except (ValueError, OSError) as error:
-        raise InputError(one_line(error)) from error
-    begin(folder, shown, cluster if asked.cluster is None else None, settings.overwrite)
+    begin(folder, shown, None if asked.cluster else cluster, settings.overwrite)
     return evaluation
 
 
@@ -166,8 +157,7 @@ def servers_of(given: Any) -> Servers:
             clock = StolenTimeClock(pids)
         except ValueError as error:
             raise ValueError(f"testbed.pids: {str(error).removeprefix('clock: ')}") from error
-    with named():
-        return Servers(urls, clock=clock, **options)
+    return Servers(urls, clock=clock, **options)
 
 
 def given_cluster(options: Options, servers: Servers) -> Cluster | None:
@@ -183,7 +173,12 @@ def given_cluster(options: Options, servers: Servers) -> Cluster | None:
     for name, (size, option) in sizes.items():
         if given.pop(name) not in (None, size):
             raise ValueError(f"cluster.{name}: it follows from testbed.{option}, it is {size}")
-    return None if given["name"] == CALIBRATED else cluster_of(**given)
+    if given["name"] != CALIBRATED:
+        return cluster_of(**given)
+    for name in given.keys() - {"name", "regular_executors"}:
+        if given[name] is not None:
+            raise ValueError(f"cluster.{name}: of a cluster that is calibrated it is measured")
+    return None
 
 
 def measured_cluster(asked: _Asked) -> Cluster:
@@ -193,10 +188,9 @@ def measured_cluster(asked: _Asked) -> Cluster:
         with suppress(FileNotFoundError):
             return load_cluster(folder / CLUSTER)
     tell(f"measuring {servers.urls[0]} first, about 30 s (cluster=... goes without)")
-    with named():
-        return measured(
-            servers, asked.made["workload"], asked.settings.cluster["regular_executors"]
-        )
+    executors = asked.settings.cluster["regular_executors"]
+    with reading(f"measuring {servers.urls[0]}"):
+        return measured(servers, asked.made["workload"], executors)
 
 
 def begin(folder: Path, settings: dict[str, Any], cluster: Cluster | None, anew: bool) -> None:
@@ -214,7 +208,7 @@ def begin(folder: Path, settings: dict[str, Any], cluster: Cluster | None, anew:
     if anew:
         forget(folder / LOGS)
         (folder / CLUSTER).unlink(missing_ok=True)
-    if cluster is not None and not (folder / CLUSTER).exists():
+    if cluster is not None:
         write_cluster(cluster, folder / CLUSTER)
     (folder / LOGS).mkdir(exist_ok=True)
     with replacing(folder / SETTINGS) as part:
@@ -227,9 +221,11 @@ def tell(line: str) -> None:
 
 
 @contextmanager
-def named() -> Iterator[None]:
-    """What is wrong with servers begins with the name of an option."""
+def _one_line() -> Iterator[None]:
+    """What is not right in settings is an InputError; of servers it names the option."""
     try:
         yield
-    except (InputError, ValueError) as error:
-        raise InputError(f"testbed.{one_line(error)}") from error
+    except (InputError, ValueError, OSError) as error:
+        line = one_line(error)
+        of_servers = line.partition(":")[0] in ServerSettings.model_fields
+        raise InputError(f"testbed.{line}" if of_servers else line) from error

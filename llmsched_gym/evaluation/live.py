@@ -63,14 +63,6 @@ class LiveEvaluation(Evaluation):
         """What is played on."""
         return cast(TestbedEnv, self.env).servers
 
-    def check(self) -> None:
-        """InputError if a server cannot take the largest task of the jobs."""
-        bank = self.env.bank
-        largest = (bank.prompt_tokens + bank.output_tokens).argmax()
-        if bank.output_tokens[largest]:
-            sizes = int(bank.prompt_tokens[largest]), int(bank.output_tokens[largest])
-            probe_largest(self.servers, *sizes)
-
     def kept(self) -> int:
         """How many episodes are kept already."""
         todo = ((run.label, n) for run in self.runs for n in range(self.episodes))
@@ -179,17 +171,36 @@ def prepare(
     ValueError
         for what is not right in the options of the environment.
     """
-    probe_slots(servers)
-    workload = given["workload"]
-    if not isinstance(workload, Workload):
-        workload = make_workload(workload)
-    options: dict[str, Any] = {**given, "workload": workload, "strict": True}
+    options: dict[str, Any] = {**given, "strict": True}
+    check(servers, options, cluster)
     if cluster is None:
-        LLMSchedEnv(**options | {"cluster": ANY, "belief": "none"})  # tells early what is not right
+        workload = options["workload"]
+        if not isinstance(workload, Workload):
+            options["workload"] = workload = make_workload(workload)
         cluster = measured(servers, workload)
-    evaluation = on_servers(servers, runs, options | {"cluster": cluster}, episodes, seed, load)
-    evaluation.check()
-    return evaluation
+    return on_servers(servers, runs, options | {"cluster": cluster}, episodes, seed, load)
+
+
+def check(servers: Servers, options: Mapping[str, Any], cluster: str | Cluster | None) -> None:
+    """Meet early, and before a measurement that takes a while, what is not right.
+
+    Raises
+    ------
+    InputError
+        if a server is none, runs fewer requests at once than its slots, or cannot take the largest
+        task of the jobs.
+    ValueError
+        for bad options of the environment, and one slot where servers are to be measured.
+    """
+    if cluster is None and servers.slots == 1:
+        raise ValueError("slots: a server of one slot is not measured, choose a cluster instead")
+    env = LLMSchedEnv(**{**options, "cluster": cluster or ANY, "belief": "none"})
+    probe_slots(servers)
+    bank = env.bank
+    largest = (bank.prompt_tokens + bank.output_tokens).argmax()
+    if bank.output_tokens[largest]:
+        sizes = int(bank.prompt_tokens[largest]), int(bank.output_tokens[largest])
+        probe_largest(servers, *sizes)
 
 
 def on_servers(
