@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 from decision_latency import machine
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -54,7 +55,7 @@ from llmsched_gym.testbed.servers import Servers
 from llmsched_gym.workload.mixes import Workload, make_workload
 
 # What makes jobs of large models small: factors of prompts, of outputs and of the times of tools.
-SCALES = {"planning": (0.02, 0.15, 0.05), "chain_like": (0.02, 0.3, 0.05)}
+SCALES = {"planning": (0.02, 0.15, 0.05), "chain_like": (0.02, 0.2, 0.05)}
 TOOLS = 16  # regular executors
 LONGEST = 256  # tokens of the longest prompt in a calibration; those of the jobs are shorter
 FAKE = LatencyProfile("fake", 10.0, 0.5, 0.002, 12.0, 6.0, 0.1, 0.0, 10**6, "mixed", 2048, "late")
@@ -317,12 +318,23 @@ def picture(runs: list[Run], profile: LatencyProfile, title: str) -> Picture:
             ]
             jct.plot(*p95, marker, color=colour, markersize=6, fillstyle="none")
             tasks.plot(found.measured_s, found.predicted_s, ".", color=colour, markersize=2.5)
-    for axes, what in ((jct, "JCT of an episode: mean, hollow p95"), (tasks, "a task's tokens")):
-        low, high = axes.get_xlim()
-        ends = np.array([max(low, 1e-3), high])
+    tasks.set(xscale="log", yscale="log")
+    titles = (
+        (jct, "JCT of an episode: mean, hollow p95"),
+        (tasks, "First to last token of a task"),
+    )
+    for axes, what in titles:
+        low, high = 0.0, max(axes.get_xlim()[1], axes.get_ylim()[1])
+        if axes is tasks:
+            low = min(axes.get_xlim()[0], axes.get_ylim()[0])
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator())
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
+        ends = np.array([low, high])
         axes.plot(ends, ends, color="0.4", linewidth=0.8)
         axes.fill_between(ends, 0.9 * ends, 1.1 * ends, color="0.9", zorder=0, label="10 %")
-        axes.set(xscale="log", yscale="log", xlabel="real, s", ylabel="predicted, s")
+        axes.set(xlim=ends, ylim=ends, xlabel="real, s", ylabel="predicted, s", aspect="equal")
         axes.set_title(what, fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
     jct.legend(fontsize="x-small", frameon=False)

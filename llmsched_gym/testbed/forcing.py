@@ -52,14 +52,15 @@ def teacher_forced(log: EventLog, profile: LatencyProfile) -> Forced:
     """Predict the tasks of a log from what the log says of their engines.
 
     A request that failed counts among the neighbours alone, and so does one of which the server did
-    not send each token on its own.
+    not send each token on its own, or all at one instant of the clock.
     """
     found = []
     for engine in range(len(log.urls)):
         here = [one for one in log.requests if one.engine == engine and one.token_s]
         for request in here:
             times = np.array(request.token_s)
-            if request.failed or len(times) != request.output_tokens or len(times) < 2:
+            whole = not request.failed and len(times) == request.output_tokens
+            if not whole or times[-1] <= times[0]:  # nothing can be said of it
                 continue
             ms = _gaps_ms(request, here, profile)
             found.append((request.task, times[-1] - times[0], ms.sum() / 1000))
