@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.env.view import look
-from llmsched_gym.testbed.driver import LiveDriver
+from llmsched_gym.testbed.driver import LiveDriver, check_no_loop_runs
 from llmsched_gym.testbed.log import EventLog, task_table
 from llmsched_gym.testbed.servers import Servers as Servers
 from llmsched_gym.testbed.servers import check_servers
@@ -60,7 +60,10 @@ class TestbedEnv(LLMSchedEnv):
         ------
         InputError
             if a server is not what it should be, or fails for good: one line with its URL.
+        RuntimeError
+            where an event loop runs already, as in a notebook.
         """
+        check_no_loop_runs()
         if not self._ready:
             tokens = self.bank.prompt_tokens + self.bank.output_tokens
             asyncio.run(check_servers(self.servers, int(tokens.max())))

@@ -66,6 +66,9 @@ class InMemory:
     async def __aexit__(self, *_: Any) -> None:
         pass
 
+    async def check(self) -> None:
+        pass
+
     async def generate(
         self, prompt: Sequence[int], output: int, on_token: Callable[[int], None]
     ) -> Answer:

@@ -19,7 +19,7 @@ from gymnasium.utils.env_checker import check_env
 from llmsched_gym.cluster.latency import LatencyProfile
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.env.scheduling import LLMSchedEnv
-from llmsched_gym.errors import InputError
+from llmsched_gym.errors import InputError, Interrupted
 from llmsched_gym.testbed.environment import Servers
 from llmsched_gym.testbed.events import ARRIVE, DOWN, START, TRUNCATE, UP
 from llmsched_gym.testbed.fake import FakeServer, fake_server
@@ -230,14 +230,23 @@ def test_a_reset_gives_up_what_runs() -> None:
         assert env.step(0)[2]  # it is over, and stays so
 
 
+def _command(number: int, frame: Any) -> None:
+    raise Interrupted
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, _command])
 @pytest.mark.parametrize("after_s", [0.1, 0.25])
-def test_ctrl_c_leaves_nothing_behind_and_what_was_measured(after_s: float) -> None:
-    with near(FAST, SLOTS) as server, on(Servers(server.url, SLOTS)) as env:
-        env.reset(seed=0)  # compiles
+def test_ctrl_c_leaves_nothing_behind_and_what_was_measured(after_s: float, handler: Any) -> None:
+    with near(FAST, SLOTS) as server, on(Servers(server.url, SLOTS), belief="prior") as env:
+        play(env)  # compiles
+        before = signal.signal(signal.SIGINT, handler)
         timer = threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            play(env)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                play(env, seed=1)
+        finally:
+            signal.signal(signal.SIGINT, before)
         env.close()
         _becomes_idle(server)
         table, log = env.task_table(), env.log
@@ -245,6 +254,8 @@ def test_ctrl_c_leaves_nothing_behind_and_what_was_measured(after_s: float) -> N
         assert np.isfinite(table["end_s"]).sum() >= sum(not one.failed for one in log.requests)
         with pytest.raises(RuntimeError, match="call reset"):
             env.step(0)
+        play(env)
+        check_episode(env, env.log)
 
 
 def _becomes_idle(server: FakeServer) -> None:
@@ -304,6 +315,6 @@ def test_an_event_loop_that_runs_is_no_place_for_it() -> None:
         env.reset(seed=0)
 
     with near(FAST, SLOTS) as server, on(Servers(server.url, SLOTS)) as env:
-        env.reset(seed=0)
         with pytest.raises(RuntimeError, match="^an event loop runs here"):
             asyncio.run(inside(env))
+        play(env)
