@@ -20,6 +20,7 @@ import pandas as pd
 from rich.table import Table
 
 from llmsched_gym.agents.base import Policy, find_policy, make_policy
+from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import printable
 from llmsched_gym.evaluation.episodes import Episode, play

@@ -83,7 +83,9 @@ def test_files_agree_with_each_other(command: Command, urls: tuple[str, ...]) ->
     assert sorted(os.listdir("out")) == sorted([*FILES, "logs", "tasks.csv"])
     assert f"Played in real time on {urls[0]}, {urls[1]}, 4 slots each." in out
     assert "scaled: prompts x 0.02, outputs x 0.1, tool times x 0.01" in out
-    assert "(2 engines x 4 slots, 16 regular executors)" in out
+    assert "(2 engines x 4 slots, mixed prefill of 256 tokens, late joins, 16" in " ".join(
+        out.split()
+    )
     jobs, tasks, episodes = rows("out/jobs.csv"), rows("out/tasks.csv"), rows("out/episodes.csv")
     assert [row["policy"] for row in episodes] == [name for name in POLICIES for _ in range(2)]
     assert len(jobs) == 3 * 2 * 4
@@ -156,7 +158,8 @@ def test_servers_are_measured_where_no_cluster_is_given(
     cluster = load_cluster(folder / "cluster.yaml")
     assert (cluster.name, cluster.engines, cluster.max_batch) == ("calibrated", 2, SLOTS)
     assert cluster.regular_executors == 3
-    assert "on calibrated (2 engines x 4 slots, 3 regular executors)" in out.replace("\n", " ")
+    assert "on calibrated (2 engines x 4 slots, mixed prefill of " in out
+    assert "late joins, 3 regular executors)" in " ".join(out.split())
     found = cluster.latency
     assert (found.prefill, found.joins) == ("mixed", "late")
     assert found.a == pytest.approx(SLOW.a, rel=0.2)
@@ -306,6 +309,7 @@ def one_line(code: int, out: str, err: str) -> str:
         ("cluster=calibrated testbed.slots=1", "testbed.slots: a server of one slot is not meas"),
         ("cluster=calibrated workload.load=0", "load: 0.0 is not a positive number"),
         ("cluster=calibrated max_stages=1", "max_stages: 1 cannot hold a single job"),
+        ("cluster=calibrated cluster.serving=vllm", "cluster.serving: of a cluster that is calibr"),
         ("processes=2", "processes: on servers one episode is played after the other"),
         ("experiment=paper", "backend: experiments are played in the simulator, not on the test"),
         ("backend=best", "backend: unknown 'best', choose from simulator, testbed"),
