@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from heapq import heappop, heappush
 from typing import Any, NoReturn
 
@@ -96,7 +96,7 @@ class LiveDriver:
         RuntimeError
             where an event loop runs already, as in a notebook.
         """
-        _check_no_loop_runs()
+        check_no_loop_runs()
         self.close()
         self._status, self._episode = DECIDE, _Episode(self.servers, state)
         self._runner = asyncio.Runner()
@@ -115,16 +115,24 @@ class LiveDriver:
         runner, self._runner = self._runner, None
         if runner is not None and self._episode is not None:
             try:
+                with suppress(RuntimeError):  # an interrupt at the end of a step may have left the
+                    runner.run(asyncio.sleep(0))  # loop about to stop
                 runner.run(self._episode.leave())
             finally:
                 runner.close()
 
     def _run(self, play: Coroutine[Any, Any, int]) -> int:
-        assert self._runner is not None
+        outcome = _outcome(play)
         try:
-            self._status = self._runner.run(play)
+            assert self._runner is not None
+            status = self._runner.run(outcome)
+            if isinstance(status, KeyboardInterrupt):
+                raise status
+            self._status = status
         except BaseException:
             self.close()
+            outcome.close()  # either may not have begun
+            play.close()
             raise
         if self._status != DECIDE:
             self.close()
@@ -139,7 +147,7 @@ class _Episode:
 
     def __init__(self, servers: Servers, state: ClusterState) -> None:
         self.state = state
-        self.log = EventLog(servers.urls, servers.slots, len(state.jobs), len(state.tasks))
+        self.log = EventLog(tuple(servers.urls), servers.slots, len(state.jobs), len(state.tasks))
         self._servers = servers
         self._clock = servers.clock or WallClock()
         self._clients: list[Client] = []
@@ -149,7 +157,8 @@ class _Episode:
         self._held: list[dict[int, int]] = [{} for _ in servers.urls]  # tokens of tasks, by engine
         self._down: set[int] = set()
         self._back = False  # whether a server came back since the last decision
-        self._failed: BaseException | None = None
+        self._failed: Exception | None = None
+        self._over = False  # whether the time limit has passed
         self._woken = asyncio.Event()
 
     # --- From decision to decision ----------------------------------------------------------------
@@ -160,6 +169,12 @@ class _Episode:
             model, timeout_s = self._servers.model, self._servers.timeout_s
             client = Client(url, model=model, clock=self._clock, timeout_s=timeout_s)
             self._clients.append(await self._open.enter_async_context(client))
+            try:  # it looks the model up now, and not when the first request is sent
+                await client.check()
+            except Unavailable:  # it may be back when it is needed
+                pass
+            except Rejected as error:
+                raise InputError(one_line(error)) from error
         self._origin = self._clock.now()
         self._do(self._arrivals())
         if self.state.clock["limit"][0] < NO_LIMIT:
@@ -177,7 +192,9 @@ class _Episode:
 
     async def leave(self) -> None:
         """Cancel whatever runs, and close all connections."""
-        work = list(self._work)
+        # An interrupt may have hit a task of the client: nobody is to be told of that.
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+        work = asyncio.all_tasks() - {asyncio.current_task()}
         for one in work:
             one.cancel()
         await asyncio.gather(*work, return_exceptions=True)
@@ -189,7 +206,7 @@ class _Episode:
             await self._notice(wait)
             if self._apply():
                 wait = False
-            if self._tick() > clock["limit"]:
+            if self._over or self._tick() > clock["limit"]:
                 self._record(TRUNCATE, tick=int(clock["limit"]))
                 return STATUS[TRUNCATE]
             if not wait and decision_needed(self.state):
@@ -236,8 +253,9 @@ class _Episode:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._work.discard(task)
-        if not task.cancelled():
-            self._failed = self._failed or task.exception()
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):  # an interrupt has ended the event loop already
+            self._failed = error
         self._woken.set()
 
     def _happens(self, kind: int, what: int, tick: int) -> None:
@@ -259,7 +277,8 @@ class _Episode:
             self._happens(ARRIVE, job, arrival)
 
     async def _limit(self) -> None:
-        await self._clock.sleep_until(self._seconds(int(self.state.clock["limit"][0]) + 1))
+        await self._clock.sleep_until(self._seconds(int(self.state.clock["limit"][0])))
+        self._over = True
 
     async def _run(self, task: int) -> None:
         """A regular task."""
@@ -336,6 +355,14 @@ class _Episode:
         return f"job {job}, stage {stage - first[0]}, task {task - first[1]}"
 
 
+async def _outcome(play: Coroutine[Any, Any, int]) -> int | KeyboardInterrupt:
+    """What comes of a step; an interrupt is no exception of a task, which nobody would look at."""
+    try:
+        return await play
+    except KeyboardInterrupt as error:
+        return error
+
+
 async def _sleeping_process(seconds: float) -> None:
     """Run a process that sleeps.
 
@@ -357,7 +384,8 @@ async def _sleeping_process(seconds: float) -> None:
             await process.wait()
 
 
-def _check_no_loop_runs() -> None:
+def check_no_loop_runs() -> None:
+    """RuntimeError where an event loop runs already: there can be no second one."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

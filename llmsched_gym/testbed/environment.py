@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.env.view import look
-from llmsched_gym.testbed.driver import LiveDriver
+from llmsched_gym.testbed.driver import LiveDriver, check_no_loop_runs
 from llmsched_gym.testbed.log import EventLog, task_table
 from llmsched_gym.testbed.servers import Servers as Servers
 from llmsched_gym.testbed.servers import check_servers
@@ -46,8 +46,8 @@ class TestbedEnv(LLMSchedEnv):
         self.servers = servers
         self._live = LiveDriver(servers)
         self._ready = False
-        sizes = {"engines": len(servers.urls), "max_batch": servers.slots}
-        super().__init__(workload, load_cluster(cluster, **sizes), driver=self._live, **options)
+        cluster = load_cluster(cluster, engines=len(servers.urls), max_batch=servers.slots)
+        super().__init__(workload, cluster, driver=self._live, **options)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -60,7 +60,10 @@ class TestbedEnv(LLMSchedEnv):
         ------
         InputError
             if a server is not what it should be, or fails for good: one line with its URL.
+        RuntimeError
+            where an event loop runs already, as in a notebook.
         """
+        check_no_loop_runs()
         if not self._ready:
             tokens = self.bank.prompt_tokens + self.bank.output_tokens
             asyncio.run(check_servers(self.servers, int(tokens.max())))

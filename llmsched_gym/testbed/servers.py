@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class Servers:
 
     Parameters
     ----------
-    urls : of each server, such as "http://127.0.0.1:8001"; all different.
+    urls : of each server, such as "http://127.0.0.1:8001", all different; or of a single one.
     slots : requests that a server is given at a time at most, 1 to 10,000. It must have been
         started with at least as many, or it queues them.
     model : the name that the servers know, or None for the first that each of them tells.
@@ -38,7 +39,7 @@ class Servers:
         for any other value: one line that names the field.
     """
 
-    urls: tuple[str, ...]
+    urls: Sequence[str]
     slots: int
     model: str | None = None
     timeout_s: float = 120.0

@@ -20,14 +20,16 @@ from llmsched_gym.testbed.environment import TestbedEnv
 from llmsched_gym.testbed.events import ARRIVE, COMPLETE
 from llmsched_gym.testbed.fake import FakeServer
 from llmsched_gym.testbed.faults import Fault
+from llmsched_gym.testbed.log import EventLog, task_table
+from llmsched_gym.testbed.replay import Replay
 from llmsched_gym.testbed.servers import Servers
 from llmsched_gym.workload.arrivals import Poisson
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
 from llmsched_gym.workload.mixes import Workload
 
-# Iterations of 10 ms and more: what a busy machine adds is small beside them.
-EXCLUSIVE = LatencyProfile("exclusive", 10.0, 0.4, 0.001, 12.0, 8.0, 0.3, 0.0, 4000, joins="late")
+# Long iterations: what a busy machine adds is small beside them.
+EXCLUSIVE = LatencyProfile("exclusive", 20, 0.4, 0.001, 22, 18, 0.3, 0, 4000, joins="late")
 MIXED = replace(EXCLUSIVE, name="mixed", prefill="mixed", token_budget=64)
 FAST = LatencyProfile("fast", 2.0, 0.1, 0.0, 2.0, 1.0, 0.01, 0.0, 4000)
 
@@ -89,8 +91,9 @@ def near(profile: LatencyProfile, slots: int, *faults: Fault) -> Iterator[FakeSe
 
 @contextmanager
 def on(servers: Servers, profile: LatencyProfile = FAST, **options: Any) -> Iterator[TestbedEnv]:
-    given = {"num_jobs": 8, "belief": "none", "workload": workload(), "arrival_rate": 20.0}
-    env = TestbedEnv(servers, cluster=cluster(profile), **(given | options))
+    given: dict[str, Any] = {"num_jobs": 8, "belief": "none", "workload": workload()}
+    given |= {"arrival_rate": 20.0, "cluster": cluster(profile)} | options
+    env = TestbedEnv(servers, **given)
     try:
         yield env
     finally:
@@ -100,6 +103,7 @@ def on(servers: Servers, profile: LatencyProfile = FAST, **options: Any) -> Iter
 def play(env: LLMSchedEnv, policy: str = "fcfs", seed: int = 0) -> list[Any]:
     """Play an episode to its end; everything that was seen of it."""
     agent = make_policy(policy)
+    agent.reset(seed)
     observation, info = env.reset(seed=seed)
     seen: list[Any] = [(observation, info)]
     over = False
@@ -110,10 +114,18 @@ def play(env: LLMSchedEnv, policy: str = "fcfs", seed: int = 0) -> list[Any]:
     return seen
 
 
-def check_episode(env: TestbedEnv, slots: int) -> None:
+def replayed(env: LLMSchedEnv, log: EventLog, policy: str, seed: int, **options: Any) -> list[Any]:
+    """What is seen of an episode when its log is replayed."""
+    given: dict[str, Any] = {"workload": env.workload, "cluster": env.cluster}
+    given |= {"num_jobs": env.num_jobs, "belief": env.belief, "arrival_rate": env.rate} | options
+    again = LLMSchedEnv(driver=Replay(log), **given)
+    return play(again, policy, seed)
+
+
+def check_episode(env: LLMSchedEnv, log: EventLog) -> None:
     """Every task once, after what it waits for, never more on a server than it has slots."""
-    state, table, jobs = env.state, env.task_table(), env.job_table()
-    tasks, stages, log = state.tasks, state.stages, env.log
+    state, table, jobs = env.state, task_table(env.state, log.requests), env.job_table()
+    tasks, stages = state.tasks, state.stages
     done = [row.what for row in log.rows if row.kind == COMPLETE]
     assert sorted(done) == list(range(len(tasks)))
     assert [row.what for row in log.rows if row.kind == ARRIVE] == list(range(len(state.jobs)))
@@ -137,7 +149,7 @@ def check_episode(env: TestbedEnv, slots: int) -> None:
         mine = [request for request in log.requests if request.engine == engine]
         for one in mine:
             at_once = [o for o in mine if o.sent_s <= one.sent_s < o.end_s or o is one]
-            assert len(at_once) <= slots
+            assert len(at_once) <= log.slots
     np.testing.assert_allclose(jobs["jct_s"], jobs["completion_s"] - jobs["arrival_s"])
     last = np.maximum.reduceat(tasks["end"], stages["first_task"][state.jobs["first_stage"]])
     np.testing.assert_array_equal(state.jobs["completion"], last)

@@ -19,32 +19,54 @@ from gymnasium.utils.env_checker import check_env
 from llmsched_gym.cluster.latency import LatencyProfile
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.env.scheduling import LLMSchedEnv
-from llmsched_gym.errors import InputError
+from llmsched_gym.errors import InputError, Interrupted
 from llmsched_gym.testbed.environment import Servers
 from llmsched_gym.testbed.events import ARRIVE, DOWN, START, TRUNCATE, UP
 from llmsched_gym.testbed.fake import FakeServer, fake_server
 from llmsched_gym.testbed.faults import Fault
 from llmsched_gym.workload.job import Kind
-from support.live import EXCLUSIVE, FAST, MIXED, check_episode, near, on, play, workload
+from support.live import EXCLUSIVE, FAST, MIXED, check_episode, cluster, near, on, play, workload
+from support.virtual import virtually
 
 SLOTS = 4
 
 
+@pytest.mark.parametrize("policy", ["fcfs", "sjf", "random"])
+@pytest.mark.parametrize("engines", [1, 2])
 @pytest.mark.parametrize("profile", [EXCLUSIVE, MIXED], ids=lambda profile: profile.name)
-def test_it_agrees_with_the_simulator(profile: LatencyProfile) -> None:
+def test_where_nothing_takes_time_but_the_engines_it_is_the_simulator(
+    profile: LatencyProfile, engines: int, policy: str
+) -> None:
+    options: dict[str, Any] = {"num_jobs": 30, "workload": workload(jobs=40), "belief": "prior"}
+    options |= {"cluster": cluster(profile, engines, SLOTS), "arrival_rate": 5.0 * engines}
+    with virtually(profile, engines, SLOTS) as driver:
+        real, simulated = LLMSchedEnv(driver=driver, **options), LLMSchedEnv(**options)
+        for seed in range(3):
+            play(real, policy, seed)
+            play(simulated, policy, seed)
+            check_episode(real, driver.log)
+            jct_s = real.job_table()["jct_s"]
+            np.testing.assert_allclose(jct_s, simulated.job_table()["jct_s"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("profile", [EXCLUSIVE, MIXED], ids=lambda profile: profile.name)
+def test_it_agrees_with_the_simulator_in_real_time(profile: LatencyProfile) -> None:
     options: dict[str, Any] = {"num_jobs": 20, "workload": workload(jobs=40), "belief": "prior"}
-    options["arrival_rate"] = 9.0
+    options["arrival_rate"] = 12.0
     with ExitStack() as stack:
         urls = tuple(stack.enter_context(fake_server(profile, SLOTS)) for _ in range(2))
         env = stack.enter_context(on(Servers(urls, SLOTS), profile, **options))
         simulated = LLMSchedEnv(cluster=env.cluster, **options)
         for policy in ("fcfs", "sjf"):
-            play(env, policy, seed=3)
             play(simulated, policy, seed=3)
-            check_episode(env, SLOTS)
-            real, predicted = env.metrics()["mean_jct_s"], simulated.metrics()["mean_jct_s"]
-            print(profile.name, policy, real, predicted, f"{predicted / real - 1:+.1%}")
-            assert predicted == pytest.approx(real, rel=0.05)
+            predicted_s, real_s = simulated.metrics()["mean_jct_s"], []
+            for _ in range(3):  # a busy machine can only make it longer
+                play(env, policy, seed=3)
+                check_episode(env, env.log)
+                real_s.append(env.metrics()["mean_jct_s"])
+                if min(real_s) == pytest.approx(predicted_s, rel=0.05):
+                    break
+            assert min(real_s) == pytest.approx(predicted_s, rel=0.05)
 
 
 def test_servers_count_what_was_asked_for() -> None:
@@ -52,7 +74,7 @@ def test_servers_count_what_was_asked_for() -> None:
         asked = np.zeros(2, int)
         for policy in ("fcfs", "llmsched"):
             play(env, policy)
-            check_episode(env, SLOTS)
+            check_episode(env, env.log)
             table = env.task_table()
             llm = table["kind"] == "llm"
             asked += table["prompt_tokens"][llm].sum(), table["output_tokens"][llm].sum()
@@ -91,7 +113,7 @@ def test_tasks_are_asked_for_again_and_none_is_lost(fault: Fault) -> None:
         on(Servers(server.url, SLOTS, timeout_s=0.8)) as env,
     ):
         play(env)
-        check_episode(env, SLOTS)
+        check_episode(env, env.log)
         failed = [request for request in env.log.requests if request.failed]
         retries = env.task_table()["retries"]
         assert 1 <= len(failed) == retries[retries > 0].sum()
@@ -113,7 +135,7 @@ def test_what_cannot_get_better_ends_the_episode_at_once(kind: str) -> None:
         with pytest.raises(RuntimeError, match="call reset"):
             env.step(0)
         play(env)  # the next one goes well
-        check_episode(env, SLOTS)
+        check_episode(env, env.log)
 
 
 def test_a_server_that_stays_away_ends_the_episode() -> None:
@@ -140,7 +162,7 @@ def test_nothing_new_goes_to_a_server_that_is_down() -> None:
         on(Servers((server.url, other.url), SLOTS), arrival_rate=15.0, num_jobs=12) as env,
     ):
         play(env)
-        check_episode(env, SLOTS)
+        check_episode(env, env.log)
         kinds = [row.kind for row in env.log.rows]
         assert kinds.count(DOWN) == kinds.count(UP) == 1
         away = env.log.rows[kinds.index(DOWN) : kinds.index(UP)]
@@ -162,7 +184,7 @@ def test_what_happens_while_an_agent_thinks_keeps_its_time_and_order() -> None:
             time.sleep(0.03)
             action = int(observation["action_mask"].argmax())
             observation, _, over, _, _ = env.step(action)
-        check_episode(env, SLOTS)
+        check_episode(env, env.log)
         state = env.state
         arrived = [row.tick for row in env.log.rows if row.kind == ARRIVE]
         late_s = (np.array(arrived) - state.jobs["arrival"]) / TICKS_PER_SECOND
@@ -176,12 +198,12 @@ def test_what_happens_while_an_agent_thinks_keeps_its_time_and_order() -> None:
 def test_a_time_limit_truncates_and_cancels() -> None:
     with (
         near(EXCLUSIVE, SLOTS) as server,
-        on(Servers(server.url, SLOTS), EXCLUSIVE, time_limit=0.6) as env,
+        on(Servers(server.url, SLOTS), EXCLUSIVE, time_limit=1.0) as env,
     ):
         *_, last = play(env)
         _, _, terminated, truncated, info = last
         assert (terminated, truncated) == (False, True)
-        assert info["makespan_s"] == 0.6
+        assert info["makespan_s"] == 1.0
         assert info["jobs_completed"] < 8
         assert env.log.rows[-1].kind == TRUNCATE
         assert "cancelled" in {request.failed for request in env.log.requests}
@@ -204,18 +226,27 @@ def test_a_reset_gives_up_what_runs() -> None:
         for _ in range(4):
             observation, *_ = env.step(int(observation["action_mask"].argmax()))
         play(env, seed=1)
-        check_episode(env, SLOTS)
+        check_episode(env, env.log)
         assert env.step(0)[2]  # it is over, and stays so
 
 
+def _command(number: int, frame: Any) -> None:
+    raise Interrupted
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, _command])
 @pytest.mark.parametrize("after_s", [0.1, 0.25])
-def test_ctrl_c_leaves_nothing_behind_and_what_was_measured(after_s: float) -> None:
-    with near(FAST, SLOTS) as server, on(Servers(server.url, SLOTS)) as env:
-        env.reset(seed=0)  # compiles
+def test_ctrl_c_leaves_nothing_behind_and_what_was_measured(after_s: float, handler: Any) -> None:
+    with near(FAST, SLOTS) as server, on(Servers(server.url, SLOTS), belief="prior") as env:
+        play(env)  # compiles
+        before = signal.signal(signal.SIGINT, handler)
         timer = threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            play(env)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                play(env, seed=1)
+        finally:
+            signal.signal(signal.SIGINT, before)
         env.close()
         _becomes_idle(server)
         table, log = env.task_table(), env.log
@@ -223,6 +254,8 @@ def test_ctrl_c_leaves_nothing_behind_and_what_was_measured(after_s: float) -> N
         assert np.isfinite(table["end_s"]).sum() >= sum(not one.failed for one in log.requests)
         with pytest.raises(RuntimeError, match="call reset"):
             env.step(0)
+        play(env)
+        check_episode(env, env.log)
 
 
 def _becomes_idle(server: FakeServer) -> None:
@@ -236,7 +269,7 @@ def _becomes_idle(server: FakeServer) -> None:
 def test_tools_can_be_processes() -> None:
     with near(FAST, SLOTS) as server, on(Servers(server.url, SLOTS, tools="process")) as env:
         play(env)
-        check_episode(env, SLOTS)
+        check_episode(env, env.log)
         table, tasks = env.task_table(), env.state.tasks
         tools = table["kind"] == "regular"
         took = (table["end_s"] - table["sent_s"])[tools]
@@ -282,6 +315,6 @@ def test_an_event_loop_that_runs_is_no_place_for_it() -> None:
         env.reset(seed=0)
 
     with near(FAST, SLOTS) as server, on(Servers(server.url, SLOTS)) as env:
-        env.reset(seed=0)
         with pytest.raises(RuntimeError, match="^an event loop runs here"):
             asyncio.run(inside(env))
+        play(env)
