@@ -177,6 +177,25 @@ def test_what_hits_the_whole_server_passes(run: Run, kind: str, after: int) -> N
     run(play())
 
 
+@pytest.mark.parametrize("kind", ["die", "freeze", "loading"])
+def test_a_server_that_is_late_to_start(run: Run, kind: str) -> None:
+    async def play() -> None:
+        began = time.monotonic()
+        faults = [Fault(kind, after=0, seconds=0.3)]
+        async with (
+            FakeServer(PROFILE, 2, faults=faults) as server,
+            Client(server.url, timeout_s=0.2) as client,
+        ):
+            with pytest.raises(Unavailable):
+                await client.check()
+            await until_well(client)
+            assert time.monotonic() - began >= 0.3
+            await asyncio.gather(*(client.generate(prompt_ids(key, 5), 3) for key in range(2)))
+            assert server.counters["tokens_predicted_total"] == 6
+
+    run(play())
+
+
 def test_a_freeze_lengthens_the_iteration_in_flight(run: Run) -> None:
     async def play() -> None:
         fault = Fault("freeze", after=2, seconds=0.4)

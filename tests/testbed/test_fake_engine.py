@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from llmsched_gym.cluster.latency import LatencyProfile
 from llmsched_gym.testbed.fake import Engine, Sequence
+from llmsched_gym.workload.job import Job, Kind, LLMTask, Stage
+from support.naive import DECIDE, NaiveCluster
 
 MS = 10**9  # ticks
 EXCLUSIVE = LatencyProfile(
@@ -249,12 +251,10 @@ def test_iterations_are_those_counted_token_by_token(
     assert counted["requests_processing_max"] <= slots
 
 
-@given(profiles(), st.integers(1, 50), st.integers(1, 40))
+@given(profiles(), st.integers(1, 300), st.integers(1, 40))
 def test_a_lone_request_takes_its_service_demand(
     profile: LatencyProfile, prompt: int, output: int
 ) -> None:
-    if profile.mixed:
-        profile = replace(profile, token_budget=64)
     engine, total = Engine(profile, 4), 0
     submit(engine, prompt, output)
     while ticks := engine.begin():
@@ -271,3 +271,37 @@ def test_chunks_pay_together_the_attention_of_the_whole_prompt(budget: int, prom
     times = [iteration(engine) for _ in range(math.ceil(prompt / budget))]
     assert sum(times) == pytest.approx(0.25 * prompt**2)
     assert engine.begin() == 0
+
+
+@given(profiles(), st.integers(1, 4), asked)
+def test_a_client_that_keeps_the_slots_busy_sees_the_late_joins_of_the_simulator(
+    profile: LatencyProfile, slots: int, asked: list[tuple[int, int, int]]
+) -> None:
+    sizes = [(prompt, output) for prompt, output, _ in asked]
+    stage = Stage("work", Kind.LLM, (), tuple(LLMTask(*size) for size in sizes))
+    late = replace(profile, joins="late")
+    cluster = NaiveCluster([Job("a", "job", (stage,))], [0], {"a": 16}, late, 1, slots, 1)
+    status = cluster.start()
+    while status == DECIDE:
+        status = cluster.step((0, 0))
+
+    engine = Engine(profile, slots)
+    sequences = [Sequence(*size) for size in sizes]
+    ends: dict[Sequence, int] = {}
+    waiting, now = list(sequences), 0
+
+    def send(most: int) -> None:
+        while waiting and most and len(sequences) - len(waiting) - len(ends) < slots:
+            engine.submit(waiting.pop(0))
+            most -= 1
+
+    while len(ends) < len(sequences):
+        ticks = engine.begin()  # before anybody hears of the end of the last one
+        if not ticks:
+            send(1)  # at an engine at rest, which does not wait for others
+            ticks = engine.begin()
+        send(slots)
+        now += ticks
+        ends |= {one: now for one in engine.end() if one.done}
+    assert [ends[one] for one in sequences] == [run.end for run in cluster.runs[0, 0]]
+    assert engine.count()["requests_deferred_total"] == 0

@@ -93,10 +93,10 @@ def test_a_context_that_is_too_small_is_no_passing_fault(run: Run, served: Serve
     async def play() -> None:
         async with Client(served.url) as client:
             with pytest.raises(Rejected, match="is its context too small"):
-                await client.generate(prompt_ids(1, 100), 2_500)
+                await client.generate(prompt_ids(1, 1_900), 500)
             with pytest.raises(Rejected, match="status 400: "):
                 await client.generate(prompt_ids(1, 2_500), 2)
-            requests = [client.generate(prompt_ids(key, 500), 900) for key in range(SLOTS)]
+            requests = [client.generate(prompt_ids(key, 600), 300) for key in range(SLOTS)]
             failed = await asyncio.gather(*requests, return_exceptions=True)
             told = [str(error) for error in failed if isinstance(error, Rejected)]
             assert any("its context must hold the prompts and outputs" in line for line in told)
@@ -234,8 +234,15 @@ def command(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Callable[[
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("kind", ["--size=4M", "--fake", "--fake --count=2"])
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        ("--size=4M", signal.SIGTERM),
+        ("--size=4M", signal.SIGINT),
+        ("--fake", signal.SIGINT),
+        ("--fake --count=2", signal.SIGTERM),
+    ],
+)
 def test_it_says_when_it_is_ready_and_ends_quietly(
     run: Run, kind: str, number: signal.Signals
 ) -> None:
