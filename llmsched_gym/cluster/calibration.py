@@ -45,7 +45,8 @@ from llmsched_gym.workload.inputs import fault_of_name, given_path, other_than_f
 FloatArray = NDArray[np.float64]
 HUBER = 1.345  # standard deviations from which on a row is weighed down
 FAR = 2.0  # a row that is off by this factor is left out of the sums
-FOLDS = 20  # of batches, of contexts or of prompts, at most
+APART = 1.1  # from this factor on two batches, contexts or prompts differ
+FOLDS = 20  # of them, where none of them differ
 DIGITS = 6  # of a coefficient
 
 
@@ -174,7 +175,7 @@ def _check_enough(measured: Measurements) -> None:
             f"decode: all rows have batch {batch[0]:g}, so that the time of an iteration cannot be "
             "told from that of a sequence; measure 2 batches or more"
         )
-    if context.max() < 1.1 * context.min():
+    if context.max() < APART * context.min():
         raise ClusterError(
             f"decode: all rows have about {context[0]:g} tokens a sequence, so that the time of a "
             "sequence cannot be told from that of a token; measure 2 contexts or more"
@@ -327,10 +328,13 @@ def _held_out_prefill(tokens: FloatArray, ms: FloatArray) -> FloatArray:
 
 
 def _folds(by: FloatArray) -> Iterator[NDArray[np.bool_]]:
-    """Rows of equal values, of neighbouring ones if there are more than ``FOLDS`` values."""
-    values = np.unique(np.round(by))
-    for some in np.array_split(values, min(FOLDS, len(values))):
-        yield np.isin(np.round(by), some)
+    """Rows of about equal values; of neighbouring ones where all are next to each other."""
+    values = np.unique(by)
+    groups = np.split(values, np.flatnonzero(values[1:] > APART * values[:-1]) + 1)
+    if len(groups) == 1:
+        groups = np.array_split(values, min(FOLDS, len(values)))
+    for some in groups:
+        yield (by >= some[0]) & (by <= some[-1])
 
 
 # --- Files ----------------------------------------------------------------------------------------

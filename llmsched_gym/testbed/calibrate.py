@@ -194,7 +194,7 @@ class _Bench:
         async with asyncio.TaskGroup() as group:
             first = group.create_task(self.generate([SHORT] * others, output, look))
             await decoding.wait()
-            joiner = group.create_task(self._one(prompt, 4, None))
+            joiner = group.create_task(self._one(prompt, 2, None))
         return first.result(), joiner.result()
 
     async def _one(
@@ -211,7 +211,7 @@ class _Bench:
 
 
 async def _joined(
-    bench: _Bench, others: int, prompt: int, chunks: int = 4
+    bench: _Bench, others: int, prompt: int, chunks: int = 2
 ) -> tuple[FloatArray, float, int]:
     """Seconds of the tokens of a sequence that decodes, and of the first token of a prompt.
 
@@ -220,7 +220,7 @@ async def _joined(
     it may be cut; more is tried if that is too few.
     """
     while chunks <= max(prompt, 64):
-        decoding, joiner = await bench.join(others, BEFORE + 8 + chunks, prompt)
+        decoding, joiner = await bench.join(others, BEFORE + 4 + chunks, prompt)
         tokens, first_s = np.array(decoding[0].token_s), joiner.first_token_s
         if tokens[-2] > first_s:
             begun = int(np.searchsorted(tokens, joiner.sent_s + bench.latency_s))
@@ -247,7 +247,7 @@ async def _traits(bench: _Bench, longest: int) -> _Traits:
     others = min(2, bench.slots - 1)
     apart, chunks = [], []
     for _ in range(5):
-        tokens, first_s, begun = await _joined(bench, others, longest, 16)
+        tokens, first_s, begun = await _joined(bench, others, longest, 8)
         usual = float(np.median(np.diff(tokens[:BEFORE])))
         apart.append(np.abs(tokens - first_s).min() / usual)
         chunks.append(_chunks(tokens, first_s, begun))
@@ -264,7 +264,7 @@ def _chunks(tokens: FloatArray, first_s: float, begun: int) -> int:
 async def _budget(bench: _Bench, others: int, prompt: int, chunks: int) -> int:
     """The token budget, if a prompt is cut into so many chunks."""
     if chunks <= 1:
-        return max(UNCUT_BUDGET, prompt + others)
+        return max(UNCUT_BUDGET, prompt + others, 2 * bench.slots)
 
     async def fits(tokens: int) -> bool:
         """Whether so many prompt tokens are done in one iteration, beside the others' tokens."""
@@ -294,7 +294,7 @@ async def _measure(bench: _Bench, traits: _Traits, longest: int, repeats: int) -
     """Measure decode iterations and prefills, in an order that a drift does not follow."""
     rng = np.random.default_rng(0)
     batches = np.unique(np.linspace(1, bench.slots, min(BATCHES, bench.slots)).round().astype(int))
-    cells = list(product(batches.tolist(), (SHORT, longest // 4, 3 * longest // 4)))
+    cells = list(product(batches.tolist(), (SHORT, longest // 2, longest)))
     others = min(2, bench.slots - 1)
     whole = longest if traits.budget is None else min(longest, traits.budget - others)
     lengths = np.unique(np.geomspace(4, whole, LENGTHS).round().astype(int)).tolist()
@@ -307,9 +307,11 @@ async def _measure(bench: _Bench, traits: _Traits, longest: int, repeats: int) -
     beside = 0.0 if traits.budget is None else c * others + d * others * (SHORT + BEFORE)
     for _ in range(repeats):
         for length in rng.permutation(lengths).tolist():
-            prefill.append((length, await _alone(bench, length)))
-            prefill.append((length, await _joining(bench, others, length, traits) - beside))
-    return Measurements(*rows.T, *np.maximum(np.array(prefill), 1e-3).T)
+            alone = await _alone(bench, length)
+            joining = [await _joining(bench, others, length, traits) for _ in range(2)]  # as most
+            ms = (alone, *(one - beside for one in joining))
+            prefill += [(length, max(one, 1e-3)) for one in ms]
+    return Measurements(*rows.T, *np.array(prefill).T)
 
 
 async def _decode(

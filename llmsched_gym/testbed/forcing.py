@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from llmsched_gym.cluster.calibration import prefill_ms
 from llmsched_gym.cluster.latency import LatencyProfile
@@ -52,14 +52,15 @@ def teacher_forced(log: EventLog, profile: LatencyProfile) -> Forced:
     """Predict the tasks of a log from what the log says of their engines.
 
     A request that failed counts among the neighbours alone, and so does one of which the server did
-    not send each token on its own.
+    not send each token on its own, or all at one instant of the clock.
     """
     found = []
     for engine in range(len(log.urls)):
         here = [one for one in log.requests if one.engine == engine and one.token_s]
         for request in here:
             times = np.array(request.token_s)
-            if request.failed or len(times) != request.output_tokens or len(times) < 2:
+            whole = not request.failed and len(times) == request.output_tokens
+            if not whole or times[-1] <= times[0]:  # nothing can be said of it
                 continue
             ms = _gaps_ms(request, here, profile)
             found.append((request.task, times[-1] - times[0], ms.sum() / 1000))
@@ -129,9 +130,9 @@ def _exclusive_ms(
         inside = (first_s > begin[gap]) & (first_s <= end[gap])
         if inside.any():  # those that join together have their first tokens together
             groups = np.cumsum(np.diff(first_s[inside], prepend=-np.inf) > same[gap]) - 1
-            ms[gap] += _prefill_ms(profile, np.bincount(groups, prompt[inside]) * 1.0).sum()
+            ms[gap] += _prefill_ms(profile, np.bincount(groups, prompt[inside])).sum()
     return ms
 
 
-def _prefill_ms(profile: LatencyProfile, tokens: FloatArray) -> FloatArray:
+def _prefill_ms(profile: LatencyProfile, tokens: ArrayLike) -> FloatArray:
     return prefill_ms((profile.p0, profile.e, profile.f, profile.g), tokens)
