@@ -77,14 +77,12 @@ def compare(
     given = {"num_jobs": num_jobs, "load": load, "arrival_rate": arrival_rate, **options}
     shown = load if arrival_rate is None else None
     if servers is not None:
-        from llmsched_gym.evaluation import live  # which needs the extra `testbed`
+        from llmsched_gym.evaluation.live import apart, prepare  # which needs the extra `testbed`
 
         if processes != 1:
             raise ValueError(f"processes: {processes}, but on servers it can only be one")
         given |= {"workload": workload, "belief": belief}
-        return live.apart(
-            lambda: live.prepare(servers, runs, cluster, given, episodes, seed, shown).play()
-        )
+        return apart(lambda: prepare(servers, runs, cluster, given, episodes, seed, shown).play())
     env, oracle = (
         LLMSchedEnv(workload, cluster or DEFAULT, belief=name, strict=True, **given)
         for name in (belief, "oracle")
