@@ -115,7 +115,7 @@ class Client:
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},
+            headers={"Accept-Encoding": "identity", "Connection": "close"},
             auto_decompress=False,
             trust_env=False,
         )
@@ -163,15 +163,11 @@ class Client:
             sent_s = end_s = self._clock.now()
             async with self._open("POST", "/v1/completions", json=body) as response:
                 await _expect(response, "text/event-stream")
-                rest = b""
                 async for part in response.content.iter_any():
                     end_s = self._clock.now()
-                    *lines, rest = (rest + part).split(b"\n")
-                    stream.take(lines, end_s)
+                    stream.take(part, end_s)
                     if stream.done:
                         break
-                    if len(rest) > LONGEST_LINE:
-                        raise Rejected(f"a line of its stream has more than {LONGEST_LINE} bytes")
             stream.check(len(prompt))
         tokens = tuple(stream.token_s)
         return Answer(sent_s, tokens[0], end_s, tokens, len(prompt), stream.asked)
@@ -288,9 +284,8 @@ class Client:
         except (aiohttp.ClientSSLError, aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
             raise Rejected(f"{self.url}: {_what(error)}") from error
         except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise Unavailable(f"{self.url}: no answer within {limit_s:g} s") from error
+            what = f"no answer within {limit_s:g} s" if limit.expired() else _what(error)
+            raise Unavailable(f"{self.url}: {what}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{self.url}: {_what(error)}") from error
 
@@ -337,10 +332,14 @@ class _Stream:
     on_token: Callable[[int], None] | None
     token_s: list[float] = field(default_factory=list)
     usage: Any = None
+    rest: bytes = b""  # of a line that is not whole yet
     done: bool = False
 
-    def take(self, lines: list[bytes], now: float) -> None:
-        """Read whole lines of the stream that came at an instant."""
+    def take(self, part: bytes, now: float) -> None:
+        """Read what came at an instant, which may end anywhere."""
+        *lines, self.rest = (self.rest + part).split(b"\n")
+        if len(self.rest) > LONGEST_LINE:
+            raise Rejected(f"a line of its stream has more than {LONGEST_LINE} bytes")
         for line in map(bytes.strip, lines):
             name, _, value = line.partition(b":")
             if name == b"data" and value.strip() == b"[DONE]":
@@ -466,9 +465,13 @@ def _what(error: BaseException) -> str:
     """What went wrong with a connection."""
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the answer was cut"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return f"no secure connection: {_text(str(error).encode())}"
     if isinstance(error, aiohttp.ClientConnectorError) and (error.errno or 0) > 0:
         return os.strerror(error.errno or 0)  # without the address, which is in the URL
-    return one_line(error) or type(error).__name__
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"its answer is no HTTP: {_text(error.message.encode())}".removesuffix(": ")
+    return _text(one_line(error).encode()) or type(error).__name__
 
 
 def _listed(names: list[str]) -> str:

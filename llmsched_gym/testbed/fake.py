@@ -252,10 +252,10 @@ class FakeServer:
         except BaseException:
             await self._runner.cleanup()
             raise
+        self._iterations = self._spawn(self._run())
         for fault in self.faults:
             if fault.kind in OF_THE_SERVER and fault.first == fault.after == 0:
                 await self._strike(fault)
-        self._iterations = self._spawn(self._run())
         return self
 
     async def __aexit__(
@@ -353,22 +353,22 @@ class FakeServer:
     # --- Requests ---------------------------------------------------------------------------------
 
     async def _health(self, request: web.Request) -> web.Response:
-        return await self._not_yet() or web.json_response({"status": "ok"})
+        await self._awake.wait()
+        return _failed(503, _LOADS) if self._loads else web.json_response({"status": "ok"})
 
     async def _models(self, request: web.Request) -> web.Response:
+        await self._awake.wait()
         listed = {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "us"}]}
-        return await self._not_yet() or web.json_response(listed)
+        return _failed(503, _LOADS) if self._loads else web.json_response(listed)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        lines = [f"llamacpp:{name} {value}\n" for name, value in self.counters.items()]
-        return await self._not_yet() or web.Response(text="".join(lines))
-
-    async def _not_yet(self) -> web.Response | None:
-        """Wait while frozen; the answer while loading."""
         await self._awake.wait()
-        if asyncio.get_running_loop().time() < self._loading_until:
-            return _failed(503, "Loading model")
-        return None
+        lines = [f"llamacpp:{name} {value}\n" for name, value in self.counters.items()]
+        return _failed(503, _LOADS) if self._loads else web.Response(text="".join(lines))
+
+    @property
+    def _loads(self) -> bool:
+        return asyncio.get_running_loop().time() < self._loading_until
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         number = self._requests
@@ -378,12 +378,14 @@ class FakeServer:
             if number:  # else it began with the server
                 await self._strike(fault)
             fault = None
-        if refused := await self._not_yet():
-            return refused
+        await self._awake.wait()
+        if self._loads:
+            return _failed(503, _LOADS)
         if fault is not None and fault.status:
             return _failed(fault.status, _SAID["error"])
         if fault is not None and fault.kind == "refuse" and request.transport is not None:
             request.transport.close()
+            return web.Response()  # which nobody hears
         try:
             asked = self._sequence(await request.json())
         except (ValueError, TypeError, KeyError) as error:
@@ -460,6 +462,7 @@ def _failed(status: int, why: str) -> web.Response:
     return web.json_response({"error": {"code": status, "message": why}}, status=status)
 
 
+_LOADS = "Loading model"  # as llama.cpp says it
 _SAID = {"error": "a fault that was asked for", "context": "Context size has been exceeded."}
 
 

@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     given = _parser().parse_args(argv)
     try:
+        _check(given)
         if given.while_stdin:
             end_with_stdin()
         if given.count > 1:
@@ -167,6 +168,22 @@ def _whole(least: int, most: int) -> Any:
     return read
 
 
+def _check(given: Namespace) -> None:
+    """ValueError if options do not go together."""
+    if given.fake is None and given.prefill is not None:
+        raise ValueError("--prefill: only a --fake has it, llama.cpp's is mixed")
+    if given.fake is None and given.fault:
+        raise ValueError("--fault: only a --fake has it")
+    if given.fake is not None and given.model is not None:
+        raise ValueError("--model: not with --fake, which has none")
+    if given.port and given.port + given.count - 1 > 65535:
+        raise ValueError(f"--port, --count: the last port would be {given.port + given.count - 1}")
+    if given.fake is not None:
+        _profile(given)
+    for fault in given.fault:
+        Fault.parse(fault)
+
+
 def _profile(given: Namespace) -> LatencyProfile:
     """The profile of a fake, with the traits that are given."""
     profile = load_cluster(given.fake).latency
@@ -183,9 +200,6 @@ def _profile(given: Namespace) -> LatencyProfile:
 def _serve_several(given: Namespace) -> NoReturn:
     """Serve in a process for each server, until told to end."""
     arguments = _arguments(given)
-    last = given.port + given.count - 1 if given.port else 0
-    if last > 65535:
-        raise ValueError(f"--port, --count: the last port would be {last}")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: sys.exit(0))
     with ExitStack() as servers:
