@@ -138,12 +138,15 @@ def test_an_error_ends_it_and_what_was_played_is_kept(
     assert Stub.closed == closed + 6, "no connection stays open"
 
 
-def test_time_that_was_left_out_is_told() -> None:
-    one = evaluation(episodes=1)
+def test_time_that_was_left_out_is_told(tmp_path: Path) -> None:
+    one = evaluation(tmp_path, episodes=1)
     clock = SimpleNamespace(stolen_share=lambda: 0.0321)
     one.env.servers = SimpleNamespace(**vars(Stub.servers) | {"clock": clock})  # type: ignore[attr-defined]
     note = "Time that servers waited for a CPU is left out: 3.2% of theirs."
     assert one.play().notes[-1] == note
+    assert "left out" not in one.play().notes[-1], "all was kept"
+    (tmp_path / "sjf_episode0.npz").unlink()
+    assert one.play().notes[-1] == note.replace("theirs", "theirs, since the run went on")
 
 
 # --- On servers -----------------------------------------------------------------------------------
