@@ -1,4 +1,5 @@
 from .actions import InvalidAction as InvalidAction
+from .driver import Driver as Driver
 from .features import CLUSTER as CLUSTER
 from .features import CLUSTER_FEATURES as CLUSTER_FEATURES
 from .features import JOB as JOB

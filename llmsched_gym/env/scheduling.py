@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import Cluster
-from llmsched_gym.cluster.simulator import DECIDE, FINISHED, TRUNCATED, start, step
+from llmsched_gym.cluster.simulator import DECIDE, FINISHED, TRUNCATED
 from llmsched_gym.cluster.state import ClusterState, Table, copy_running
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.env.actions import InvalidAction, number_of, why_invalid
+from llmsched_gym.env.driver import Driver, Simulated
 from llmsched_gym.env.outcome import episode_metrics, job_table
 from llmsched_gym.env.rendering import RENDER_FPS, RENDER_MODES, check_render_mode, render
 from llmsched_gym.env.reward import Step
@@ -61,6 +62,7 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
     render_mode : None, "ansi" (text) or "rgb_array" (a picture, uint8 [720, 1280, 3]).
     strict : raise on an illegal action instead of waiting.
     time_limit : seconds after which the episode is truncated, or None.
+    driver : who runs the tasks (``env.driver``), the simulator by default.
 
     Raises
     ------
@@ -89,6 +91,7 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         render_mode: str | None = None,
         strict: bool = False,
         time_limit: float | None = None,
+        driver: Driver | None = None,
     ) -> None:
         check_render_mode(render_mode)
         self.scenario = scenario = Scenario(
@@ -112,6 +115,7 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         self.render_mode = render_mode
         check_flag("strict", strict)
         self.strict = strict
+        self._driver: Driver = Simulated() if driver is None else driver
         self._state: ClusterState | None = None
         self._steps, self._last_step = 0, math.inf
 
@@ -132,7 +136,7 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
 
     @property
     def state(self) -> ClusterState:
-        """The simulated cluster, hidden truth included: for tools and tests, not for policies.
+        """The cluster, hidden truth included: for tools and tests, not for policies.
 
         Raises
         ------
@@ -160,7 +164,7 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         self._state = self.scenario.draw(self.np_random, limit)
         self._view = View(self.scenario, self._state)
         self._steps, self._last_step = 0, _steps_allowed(self)
-        self._status = start(self._state)
+        self._status = self._driver.start(self._state)
         return self._observe(), self._info()
 
     def step(
@@ -189,7 +193,7 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         clock = state.clock[0]
         before = clock["now"], clock["job_seconds"], clock["finished"]
         stage = -1 if chosen == self.max_stages else int(self._view.shown.rows[chosen])
-        self._status = status = step(state, stage)
+        self._status = status = self._driver.step(state, stage)
         self._steps += 1
         reward = self.scenario.reward(
             Step(
@@ -254,7 +258,13 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         """The present moment, to come back to with :meth:`restore` as often as need be.
 
         It holds the episode and the state of ``np_random``, and can be pickled.
+
+        Raises
+        ------
+        RuntimeError
+            before the first reset, and for a cluster that is not simulated.
         """
+        self._check_simulated()
         rng = self.np_random.bit_generator.state
         return Snapshot(
             self._kind(), copy_running(self.state), self._status, self._view.saved(), rng
@@ -271,7 +281,10 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         ------
         ValueError
             for a snapshot of an environment with other tables.
+        RuntimeError
+            for a cluster that is not simulated.
         """
+        self._check_simulated()
         if not isinstance(snapshot, Snapshot) or snapshot.kind != self._kind():
             raise ValueError("snapshot: it is not of an environment with the same options")
         scratch = None if self._state is None else self._view._scratch
@@ -290,6 +303,10 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
             memo[id(self.np_random)] = _twin(self.np_random)
         twin.__dict__ = {name: deepcopy(value, memo) for name, value in self.__dict__.items()}
         return twin
+
+    def _check_simulated(self) -> None:
+        if not isinstance(self._driver, Simulated):
+            raise RuntimeError("only a simulated cluster can go back to a moment: this one is not")
 
     def _kind(self) -> tuple[Any, ...]:
         """What environments have in common that can restore each other's snapshots."""
