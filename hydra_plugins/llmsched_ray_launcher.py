@@ -118,7 +118,7 @@ def run_command(module: str, arguments: list[str]) -> tuple[int, str, dict[str, 
 def _check_home(config: DictConfig) -> None:
     """SweepError, before the work, if a point would replace results of other settings."""
     # Imported here, for every program with Hydra in it imports this module.
-    from llmsched_gym.commands.evaluate import kept_settings
+    from llmsched_gym.commands.comparison import kept_settings
     from llmsched_gym.commands.settings import check_replaceable, named_settings
 
     folder = Path(config.output_dir)

@@ -1,4 +1,8 @@
 from .alone import EmptyCluster as EmptyCluster
+from .calibration import Measurements as Measurements
+from .calibration import fit_profile as fit_profile
+from .calibration import read_measurements as read_measurements
+from .calibration import write_cluster as write_cluster
 from .latency import ClusterError as ClusterError
 from .latency import LatencyProfile as LatencyProfile
 from .limits import TaskTooLarge as TaskTooLarge

@@ -29,6 +29,7 @@ from llmsched_gym.errors import (
 from llmsched_gym.processes import WorkerDied
 
 PATHS = ("path", "checkpoint", "output_dir")  # what names of options that are paths end with
+OF_SERVERS = ("backend", "testbed")  # options that not every command has
 FLAGS = ("--help", "-h", "--multirun", "-m", "--config-dir=PATH")
 
 
@@ -57,6 +58,7 @@ def run_command(
         if argument.startswith("-") and not _is_flag(argument):
             _fail(program, InputError(f"unknown flag {argument!r}, choose from {', '.join(FLAGS)}"))
     sweep = "-m" in arguments or "--multirun" in arguments
+    arguments = [part for one in arguments for part in cluster_of_file(one)]
     arguments = [path_as_text(one, sweep) for one in arguments if one != "experiment=null"]
     for group, options in choices.items():
         if f"{group}=null" in arguments:
@@ -116,6 +118,14 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def cluster_of_file(argument: str) -> list[str]:
+    """``cluster=mine.yaml`` is short for ``cluster=custom cluster.path=mine.yaml``."""
+    name, _, value = argument.partition("=")
+    if name == "cluster" and all(one.endswith((".yaml", ".yml")) for one in value.split(",")):
+        return ["cluster=custom", f"cluster.path={value}"]
+    return [argument]
+
+
 def path_as_text(argument: str, sweep: bool) -> str:
     """An argument as Hydra reads it, where it names a path.
 
@@ -169,7 +179,9 @@ def tell(error: Exception) -> str:
         return form + (hint if "=" in str(error.override) else "")
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         valid = ", ".join(str(key) for key in cause.parent_node or () if key != "hydra")
-        return f"unknown option {cause.full_key!r}; valid here: {valid}"
+        servers = cause.full_key in OF_SERVERS
+        where = ", which only evaluate.py backend=testbed has" if servers else ""
+        return f"unknown option {cause.full_key!r}{where}; valid here: {valid}"
     if isinstance(cause, OmegaConfBaseException):
         return f"{cause.full_key or 'configuration'}: {str(cause.msg).splitlines()[0]}"
     return one_line(error)

@@ -19,6 +19,7 @@ from llmsched_gym.agents.learning.registry import LEARNERS
 from llmsched_gym.agents.learning.run import ROLLOUTS
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import CLUSTERS
+from llmsched_gym.commands.settings import CALIBRATED
 from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.workload.mixes import WORKLOADS
 
@@ -34,6 +35,9 @@ class WorkloadOptions:
     arrivals: str | None = None
     arrivals_path: str | None = None  # the CSV file of recorded arrivals
     arrivals_column: str | None = None  # its column of timestamps
+    prompt_scale: float = 1.0  # times the prompt tokens of every LLM task
+    output_scale: float = 1.0  # times its output tokens
+    duration_scale: float = 1.0  # times the seconds of every tool
     on_bad_job: str = "error"  # skip: leave out jobs that are malformed or too large, with a note
 
 
@@ -75,6 +79,19 @@ class CustomCluster(ClusterOptions):
 
 
 @dataclass
+class TestbedOptions:
+    """LLM servers, each of them an engine: see docs/testbed.md."""
+
+    url: Any = MISSING  # of the server, such as http://127.0.0.1:8001, or a list of them
+    slots: int = MISSING  # requests that each server runs at once
+    model: str | None = None  # null: the only one that a server has
+    timeout_s: float = 120.0  # of a request
+    retries: int = 5  # of a request that fails, before the run does
+    tools: str = "sleep"  # what regular tasks are; process: processes that sleep
+    pids: list[int] | None = None  # of local servers: time stands still while they have no CPU
+
+
+@dataclass
 class RolloutOptions:
     """Where train.py collects episodes."""
 
@@ -89,13 +106,15 @@ def _with_name(settings: type[Any]) -> type[Any]:
 
 
 BeliefOptions = _with_name(BeliefSettings)
+GLOBAL = ("backend",)  # groups whose choices stand beside the others, under names of their own
 
 
 def register_groups(choices: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """Put groups and their choices, by default those of evaluate.py, into Hydra's store."""
     for name, options in (choices or groups()).items():
         for choice, node in options.items():
-            ConfigStore.instance().store(group=name, name=choice, node=node)
+            package = "_global_" if name in GLOBAL else None
+            ConfigStore.instance().store(group=name, name=choice, node=node, package=package)
 
 
 def groups() -> dict[str, dict[str, Any]]:
@@ -107,14 +126,23 @@ def groups() -> dict[str, dict[str, Any]]:
     return {
         "policy": policies | {"custom": {"name": "custom", "path": MISSING}},
         "workload": workloads | {"traces": TracedJobs(name="traces")},
-        "cluster": clusters | {"custom": CustomCluster(name="custom")},
+        "cluster": clusters
+        | {"custom": CustomCluster(name="custom"), CALIBRATED: ClusterOptions(name=CALIBRATED)},
         "belief": beliefs | {"none": {"name": "none"}},
+        "backend": {
+            "simulator": {},
+            "testbed": {
+                "defaults": [{"override /cluster": CALIBRATED}],
+                "testbed": TestbedOptions(),
+            },
+        },
     }
 
 
 def training_groups() -> dict[str, dict[str, Any]]:
     """The choices of each group of train.py, with their options."""
     shared = groups()
+    del shared["cluster"][CALIBRATED]
     return {
         "agent": {name: _with_name(one.options)(name=name) for name, one in LEARNERS.items()},
         **{name: shared[name] for name in ("workload", "cluster", "belief")},

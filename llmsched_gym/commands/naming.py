@@ -13,6 +13,7 @@ IN_FRONT = (  # of what configs/*.yaml name folders by before the other options
     *("policy", "workload", "cluster", "belief", "agent", "experiment"),
     *("policy.name", "workload.name", "workload.load", "cluster.name", "belief.name", "agent.name"),
     *("experiment.name", "seed"),
+    "backend",  # told by testbed.url
 )
 NO_MATTER = (  # to what is in the files, or how training goes on in the same folder
     *("output_dir", "overwrite", "processes", "resume", "minutes", "checkpoint_minutes"),
@@ -46,7 +47,7 @@ def options_suffix(overrides: list[str], experiment: bool = False) -> str:
     if not given:
         return ""
     whole = "_".join(f"{name}-{_plain(given[name])}" for name in sorted(given))
-    short = re.sub(r"[^A-Za-z0-9.+_-]+", "-", whole).rstrip(".")
+    short = re.sub(r"[^A-Za-z0-9.+_-]+", "-", re.sub("https?://", "", whole)).rstrip(".")
     if short == whole.lower() and len(short) <= LONGEST:
         return f"_{short}"
     exact = "\n".join(f"{name}={given[name]}" for name in sorted(given))

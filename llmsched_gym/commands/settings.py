@@ -16,6 +16,7 @@ from llmsched_gym.errors import printable
 from llmsched_gym.settings import home
 from llmsched_gym.workload.mixes import Workload, make_workload
 
+CALIBRATED = "calibrated"  # the cluster that is measured before servers are played on
 Options = dict[str, Any]  # of a group, its name among them
 
 
@@ -63,17 +64,14 @@ def _at_home(value: Any) -> Any:
 def environment(
     workload: Any, cluster: Any, belief: Any, choices: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The arguments of the environment that the groups name."""
+    """The arguments of the environment that the groups name; None is no cluster yet."""
     belief, belief_settings = belief_of(**options("belief", belief, choices["belief"]))
     workload, load, rate = workload_of(**options("workload", workload, choices["workload"]))
-    return {
-        "workload": workload,
-        "cluster": cluster_of(**options("cluster", cluster, choices["cluster"])),
-        "load": load,
-        "arrival_rate": rate,
-        "belief": belief,
-        "belief_settings": belief_settings,
-    }
+    made = {"workload": workload, "load": load, "arrival_rate": rate}
+    made |= {"belief": belief, "belief_settings": belief_settings}
+    if cluster is not None:
+        made["cluster"] = cluster_of(**options("cluster", cluster, choices["cluster"]))
+    return made
 
 
 def workload_of(
@@ -86,6 +84,8 @@ def workload_of(
 def cluster_of(name: str, path: str | None = None, **changes: Any) -> Cluster:
     """The cluster that the options of its group name."""
     given = {option: value for option, value in changes.items() if value is not None}
+    if name == CALIBRATED:
+        raise ValueError(f"cluster: {name} is what backend=testbed measures, choose another")
     return load_cluster(name if path is None else Path(path), **given)
 
 
@@ -111,12 +111,12 @@ def check_written(settings: Any, name: str = "") -> None:
         raise ValueError(f"{name}: {settings!r} is neither a text nor a number")
 
 
-def check_replaceable(folder: Path, settings: Any) -> None:
+def check_replaceable(folder: Path, settings: Any, file: str = "summary.json") -> None:
     """ValueError if a folder holds results that were made with other settings.
 
-    ``summary.json`` there tells.
+    ``summary.json`` there tells, or another file.
     """
-    path = folder / "summary.json"
+    path = folder / file
     try:
         made = json.loads(path.read_text(encoding="utf-8"))["settings"]
     except (FileNotFoundError, NotADirectoryError):

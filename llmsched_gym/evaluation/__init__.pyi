@@ -1,8 +1,8 @@
 from .belief_quality import belief_rows as belief_rows
+from .comparing import compare as compare
 from .comparison import Comparison as Comparison
 from .comparison import Evaluation as Evaluation
 from .comparison import Run as Run
-from .comparison import compare as compare
 from .episodes import Episode as Episode
 from .episodes import episode_seeds as episode_seeds
 from .episodes import play as play

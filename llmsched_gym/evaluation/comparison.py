@@ -1,10 +1,4 @@
-"""Compare policies on the same episodes, as Python objects: nothing is printed or written.
-
-    from llmsched_gym.evaluation import compare
-
-    result = compare(["llmsched", "fcfs", "sjf"], workload="planning", num_jobs=50, episodes=5)
-    result.summary          # a pandas table, one row a policy
-    result.jct_by_policy()  # a matplotlib figure
+"""What to evaluate, and what came of it.
 
 Episode i of every policy has the same jobs at the same times (common random numbers). The
 clairvoyant reference, SRTF that knows what is hidden, runs beside them. Results do not depend on
@@ -15,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,15 +20,16 @@ import pandas as pd
 from rich.table import Table
 
 from llmsched_gym.agents.base import Policy, find_policy, make_policy
-from llmsched_gym.checks import is_whole
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import printable
 from llmsched_gym.evaluation.episodes import Episode, play
+from llmsched_gym.evaluation.kept import LOGS, keep
 from llmsched_gym.evaluation.results import (
     EPISODE_COLUMNS,
     JOB_COLUMNS,
     REFERENCE,
+    TASK_COLUMNS,
     Setting,
     Summary,
     episode_rows,
@@ -42,11 +37,12 @@ from llmsched_gym.evaluation.results import (
     results_table,
     summarise,
     summary_row,
+    task_rows,
+    write_csv,
     write_results,
 )
 from llmsched_gym.processes import map_processes
 from llmsched_gym.workload.arrivals import Burst
-from llmsched_gym.workload.mixes import Workload
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,7 +160,12 @@ class Evaluation:
         """
         todo = [(run, number) for run in self.runs for number in range(self.episodes)]
         episodes = map_processes(_play, self, todo, self.processes, lambda _index: played())
-        return Comparison(tuple(episodes), self.setting(), self.notes(), tuple(self.clairvoyant()))
+        return self.compared(episodes)
+
+    def compared(self, episodes: Sequence[Episode], *notes: str) -> Comparison:
+        """What there is to say of episodes that were played, as many of each run, run by run."""
+        told = (*self.notes(), *notes)
+        return Comparison(tuple(episodes), self.setting(), told, tuple(self.clairvoyant()))
 
 
 def _traits(cluster: Cluster) -> str:
@@ -220,6 +221,14 @@ class Comparison:
         """One row a job of an episode of a policy, with the columns of ``jobs.csv``."""
         return pd.DataFrame(job_rows(self.played), columns=JOB_COLUMNS)
 
+    @property
+    def tasks(self) -> pd.DataFrame:
+        """One row a task of an episode of a policy, with the columns of ``tasks.csv``.
+
+        Only of episodes on servers; without one there are no rows.
+        """
+        return pd.DataFrame(task_rows(self.played, np.nan), columns=TASK_COLUMNS)
+
     def jct_s(self) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
         """The completion times of all jobs by policy, seconds."""
         return {
@@ -255,111 +264,21 @@ class Comparison:
     def write(self, folder: Path, **more: Any) -> None:
         """Write the files of an evaluation, with ``more`` in ``summary.json``.
 
-        Tables come first; a figure that cannot be drawn does not cost them.
+        Tables come first; a figure that cannot be drawn does not cost them. Of episodes on servers
+        there is a table of tasks too, and the log of each in the folder ``logs`` unless it is in a
+        file already.
         """
         from llmsched_gym.plotting import save
 
         write_results(folder, self.played, self.summaries, self.setting, notes=self.notes, **more)
+        if any(episode.tasks is not None for episode in self.played):
+            write_csv(folder / "tasks.csv", TASK_COLUMNS, task_rows(self.played, ""))
+        for episode in self.played:
+            if episode.log is not None:
+                keep(folder / LOGS, episode)
         figures = {"jct_cdf": self.jct_cdf, "jct_by_policy": self.jct_by_policy}
         for name, draw in figures.items():
             save(draw, folder / f"{name}.png")
-
-
-OPTIONS = ("belief_settings", "max_jobs", "max_stages")  # more ones of the environment
-
-Named = str | Policy | tuple[str, Mapping[str, Any]]
-
-
-def compare(
-    policies: Sequence[Named] | Mapping[str, Named],
-    *,
-    workload: str | Workload = "mixed",
-    cluster: str | Cluster = "a100_llama2_7b",
-    num_jobs: int = 100,
-    load: float = 1.3,
-    arrival_rate: float | None = None,
-    belief: str = "bayes",
-    episodes: int = 10,
-    seed: int = 0,
-    processes: int = 1,
-    reference: bool = True,
-    **options: Any,
-) -> Comparison:
-    """Play the same episodes with several policies.
-
-    Parameters
-    ----------
-    policies
-        Names, ``module:Class`` or policies; the first is compared with the others. A dictionary
-        gives labels of your own: ``{"mine": Mine(), "eager": ("llmsched", {"epsilon": 1.0})}``.
-    workload, cluster, num_jobs, load, arrival_rate, belief, options
-        Of :class:`~llmsched_gym.env.scheduling.LLMSchedEnv`.
-    episodes, seed
-        How many, and what determines them.
-    processes
-        At once; policies that are defined in a notebook can only be played in one.
-    reference
-        Add the clairvoyant reference, ``srtf_oracle``.
-
-    Raises
-    ------
-    ValueError
-        for what is not right in the arguments.
-    InputError
-        for an illegal action of a policy.
-    PolicyError
-        for what a policy raises.
-    """
-    _check_whole("episodes", episodes, 1)
-    _check_whole("processes", processes, 1)
-    _check_whole("seed", seed, 0)
-    for name in sorted(options.keys() - set(OPTIONS)):
-        raise ValueError(f"unknown option {name!r}; valid here: {', '.join(OPTIONS)}")
-    runs = check_runs([*_runs(policies), *([CLAIRVOYANT] if reference else [])], belief)
-    given = {"num_jobs": num_jobs, "load": load, "arrival_rate": arrival_rate, **options}
-    env, oracle = (
-        LLMSchedEnv(workload, cluster, belief=name, strict=True, **given)
-        for name in (belief, "oracle")
-    )
-    shown = load if arrival_rate is None else None
-    return Evaluation(runs, env, oracle, episodes, seed, processes, shown).play()
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if not is_whole(value, least):
-        raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
-
-
-def _runs(policies: Any) -> list[Run]:
-    if isinstance(policies, str | Policy) or not isinstance(policies, Sequence | Mapping):
-        raise ValueError(f"policies: {policies!r} is not a list such as ['llmsched', 'fcfs']")
-    if not policies:
-        raise ValueError("policies: there is none, name at least one")
-    if isinstance(policies, Mapping):
-        return [_run(str(label), one) for label, one in policies.items()]
-    return [_run(None, one) for one in policies]
-
-
-def _run(label: str | None, named: Any) -> Run:
-    """A policy by its name, by its name and options, or itself."""
-    policy, options = named if _is_pair(named) else (named, {})
-    if not isinstance(policy, str | Policy):
-        raise ValueError(
-            f"policies: {named!r} is neither a name nor a policy (an object, not a class) nor "
-            "a pair of name and options"
-        )
-    known = policy if isinstance(policy, str) else _name(policy)
-    return Run(known if label is None else label, policy, dict(options))
-
-
-def _is_pair(named: Any) -> bool:
-    if not isinstance(named, tuple) or len(named) != 2:
-        return False
-    return isinstance(named[0], str) and isinstance(named[1], Mapping)
-
-
-def _name(policy: Policy) -> str:
-    return policy.name or type(policy).__name__
 
 
 def check_runs(runs: Sequence[Run], belief: str) -> tuple[Run, ...]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from llmsched_gym.cluster.ticks import NO_LIMIT, TICKS_PER_SECOND
 from llmsched_gym.env.actions import InvalidAction
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import InputError, one_line, printable, raised
+
+if TYPE_CHECKING:
+    from llmsched_gym.testbed.log import EventLog
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Episode:
     makespan_s : from the start of the episode to its last completion.
     decisions : how often the policy was asked.
     decision_us : wall-clock time of an answer in microseconds, mean.
+    tasks, log : of an episode on servers, the table and the log of a ``TestbedEnv``; else None.
     """
 
     policy: str
@@ -37,6 +41,8 @@ class Episode:
     makespan_s: float
     decisions: int
     decision_us: float
+    tasks: dict[str, NDArray[Any]] | None = None
+    log: EventLog | None = None
 
 
 def episode_seeds(seed: int, number: int) -> tuple[int, int]:

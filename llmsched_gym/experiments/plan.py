@@ -207,7 +207,9 @@ def _workloads(
     named = dict.fromkeys(map(str, names))
     if "traces" in named:
         raise ValueError("experiment.workloads: real jobs need experiment=traces")
-    return {name: make_workload(**(options | {"name": name})) for name in named}, ()
+    made = {name: make_workload(**(options | {"name": name})) for name in named}
+    notes = dict.fromkeys(note for workload in made.values() for note in workload.notes)
+    return made, tuple(notes)
 
 
 def _traced(

@@ -20,8 +20,9 @@ from llmsched_gym.agents.base import find_policy
 PACKAGE = Path(llmsched_gym.__file__).parent
 SUFFIXES = (".py", ".yaml", ".json", ".safetensors")  # of what results depend on
 WITHOUT = (  # what does not change what is played
-    *("commands", "configs", "workload/fitting", "plotting.py", "evaluation/figures.py"),
-    *("evaluation/results.py", "evaluation/comparison.py"),
+    *("commands", "configs", "testbed", "workload/fitting", "plotting.py"),
+    *(f"evaluation/{name}.py" for name in ("comparing", "comparison", "figures", "results")),
+    *("evaluation/kept.py", "evaluation/live.py"),
     *("experiments/run.py", "experiments/tables.py", "experiments/figures.py"),
     "experiments/sources.py",
 )

@@ -1,3 +1,4 @@
+from .calibrate import Calibration as Calibration
 from .child import NotServed as NotServed
 from .child import Served as Served
 from .client import Answer as Answer
@@ -12,6 +13,8 @@ from .fake import Engine as Engine
 from .fake import FakeServer as FakeServer
 from .fake import fake_server as fake_server
 from .faults import Fault as Fault
+from .forcing import Forced as Forced
+from .forcing import teacher_forced as teacher_forced
 from .log import EventLog as EventLog
 from .log import Request as Request
 from .prompts import prompt_ids as prompt_ids

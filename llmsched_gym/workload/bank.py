@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage, Task
+from llmsched_gym.checks import is_positive
+from llmsched_gym.workload.inputs import shown
+from llmsched_gym.workload.job import (
+    MAX_DURATION_S,
+    MAX_TOKENS,
+    Job,
+    Kind,
+    LLMTask,
+    RegularTask,
+    Stage,
+    Task,
+)
 
 IntArray = NDArray[np.int64]
 
@@ -97,8 +108,6 @@ class JobBank:
             [application_index[job.application] for job in jobs],
             [sum(len(stage.tasks) for stage in job.stages) for job in jobs],
         )
-        limit = np.ones(len(applications), np.int64)
-        np.maximum.at(limit, task_application, output)
         return cls(
             applications=applications,
             stage_names=stage_names,
@@ -116,7 +125,7 @@ class JobBank:
             duration_s=np.array(
                 [t.duration_s if isinstance(t, RegularTask) else 0.0 for t in tasks], np.float64
             ),
-            output_limit=limit,
+            output_limit=_largest(output, task_application, len(applications)),
             arrival_s=tuple(job.arrival_s for job in jobs),
             sources=tuple(job.source for job in jobs),
         )
@@ -146,6 +155,29 @@ class JobBank:
     def select(self, indices: Sequence[int]) -> JobBank:
         """A bank of the given jobs, in that order."""
         return JobBank.from_jobs(self.job(index) for index in indices)
+
+    def scaled(self, prompt: float = 1.0, output: float = 1.0, duration: float = 1.0) -> JobBank:
+        """The same jobs with longer or shorter tasks; see :meth:`Workload.scaled`.
+
+        Output limits are once more the largest number of output tokens of an application's tasks.
+
+        Raises
+        ------
+        ValueError
+            see :meth:`Workload.scaled`.
+        """
+        tokens = _scaled(self.output_tokens, output, "output_scale", MAX_TOKENS)
+        written = np.maximum(np.rint(tokens), self.output_tokens > 0).astype(np.int64)
+        tokens = _scaled(self.prompt_tokens, prompt, "prompt_scale", MAX_TOKENS)
+        read = np.maximum(np.rint(tokens), self.prompt_tokens > 0).astype(np.int64)
+        of_task = self.job_application[self.task_job]
+        return replace(
+            self,
+            prompt_tokens=read,
+            output_tokens=written,
+            duration_s=_scaled(self.duration_s, duration, "duration_scale", MAX_DURATION_S),
+            output_limit=_largest(written, of_task, len(self.applications)),
+        )
 
     @property
     def task_job(self) -> IntArray:
@@ -194,6 +226,28 @@ def limits_from_past(bank: JobBank, past: JobBank) -> JobBank:
     largest = max(known.values(), default=16)
     limit = _ints(known.get(name, largest) for name in bank.applications)
     return bank if np.array_equal(limit, bank.output_limit) else replace(bank, output_limit=limit)
+
+
+def _scaled(values: NDArray[Any], factor: float, name: str, most: float) -> NDArray[np.float64]:
+    """The values times a factor; ValueError, with the option's name, where that cannot be."""
+    if not is_positive(factor):
+        raise ValueError(f"{name}: {shown(factor)} is not a positive factor")
+    with np.errstate(over="ignore"):
+        scaled: NDArray[np.float64] = values * float(factor)
+    if scaled.max(initial=0.0) > most:
+        unit = "s" if values.dtype.kind == "f" else "tokens"
+        raise ValueError(
+            f"{name}: {factor} makes a task of {values.max():g} {unit} one of {scaled.max():g} "
+            f"{unit}, at most {most:.10g} are possible"
+        )
+    return scaled
+
+
+def _largest(values: IntArray, groups: IntArray, count: int) -> IntArray:
+    """int64 [count]: the largest value of each group, at least 1."""
+    largest = np.ones(count, np.int64)
+    np.maximum.at(largest, groups, values)
+    return largest
 
 
 def _ints(values: Iterable[int]) -> IntArray:

@@ -125,6 +125,33 @@ class Workload:
             notes=(*self.notes, note),
         )
 
+    def scaled(self, prompt: float = 1.0, output: float = 1.0, duration: float = 1.0) -> Workload:
+        """The same jobs, those of the past among them, with longer or shorter tasks.
+
+        So jobs of large models suit a small server. Graphs, arrivals and names stay; beliefs and
+        output limits follow from the scaled past.
+
+        Parameters
+        ----------
+        prompt, output
+            Factors of the tokens of LLM tasks, which stay whole numbers of at least 1.
+        duration
+            Factor of the seconds of regular tasks.
+
+        Raises
+        ------
+        ValueError
+            for a factor that is not positive and finite, and one that makes a task larger than a
+            task may be; the message begins with ``prompt_scale``, ``output_scale`` or
+            ``duration_scale``, what :func:`make_workload` calls them.
+        """
+        factors = prompt, output, duration
+        bank, past = self.bank.scaled(*factors), self.past.scaled(*factors)
+        if factors == (1, 1, 1):
+            return self
+        note = f"scaled: prompts x {prompt:g}, outputs x {output:g}, tool times x {duration:g}"
+        return replace(self, bank=bank, past=past, notes=(*self.notes, note))
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Files:
@@ -150,6 +177,9 @@ def make_workload(
     arrivals_column: str | None = None,
     jobs_per_application: int = 500,
     on_bad_job: str = "error",
+    prompt_scale: float = 1.0,
+    output_scale: float = 1.0,
+    duration_scale: float = 1.0,
 ) -> Workload:
     """Make a workload by name, or of the traces at a path.
 
@@ -167,7 +197,8 @@ def make_workload(
     ``arrivals_path``, see :meth:`Recorded.from_csv`) or an object with their ``draw`` method. With
     ``replay``, job i of the file arrives at timestamp i; without ``arrivals``, at its own
     ``arrival_s`` if all jobs have one. ``on_bad_job="skip"`` leaves out jobs that are malformed or
-    too large for the cluster, and notes how many and why.
+    too large for the cluster, and notes how many and why. Other scales than 1 make tasks longer or
+    shorter: see :meth:`Workload.scaled`.
 
     Raises
     ------
@@ -190,8 +221,10 @@ def make_workload(
     )
     if name == "traces":
         own = replay and arrivals is None
-        return _traced(files, process, own, on_bad_job)
-    return _generated(name, files, process, jobs_per_application, on_bad_job)
+        made = _traced(files, process, own, on_bad_job)
+    else:
+        made = _generated(name, files, process, jobs_per_application, on_bad_job)
+    return made.scaled(prompt_scale, output_scale, duration_scale)
 
 
 def _named(

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmsched_gym.commands import evaluate
-from llmsched_gym.commands.entry import path_as_text
+from llmsched_gym.commands.entry import cluster_of_file, path_as_text
 
 Command = Callable[..., tuple[int, str, str]]
 PLAIN = st.characters(exclude_characters="\\$'\"", exclude_categories=["Cs"])
@@ -105,3 +105,13 @@ def test_no_experiment_is_the_default(run_main: Command) -> None:
 @pytest.fixture(autouse=True)
 def _home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def test_a_cluster_in_a_file_is_named_like_a_preset() -> None:
+    assert cluster_of_file("cluster=my/mine.yaml") == [
+        "cluster=custom",
+        "cluster.path=my/mine.yaml",
+    ]
+    assert cluster_of_file("cluster=a.yaml,b.yml")[1] == "cluster.path=a.yaml,b.yml"
+    for other in ("cluster=constant", "cluster=constant,a.yaml", "cluster.path=a.yaml", "policy=a"):
+        assert cluster_of_file(other) == [other]

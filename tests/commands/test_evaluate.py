@@ -183,7 +183,7 @@ def test_help_lists_every_choice(command: Command) -> None:
     }
     assert listed["policy"] == {*POLICIES, "custom"}
     assert listed["workload"] == set(WORKLOADS)
-    assert listed["cluster"] == {*CLUSTERS, "custom"}
+    assert listed["cluster"] == {*CLUSTERS, "custom", "calibrated"}
     assert listed["belief"] == set(BELIEFS)
 
 

@@ -40,11 +40,36 @@ def command(run_main: Command) -> Command:
         (["episodes=5", "+cluster.engines=4"], "_cluster.engines-4_episodes-5"),
         (["baselines=[sjf,weighted_fair]"], "_baselines-sjf+weighted_fair"),
         (["baselines=[]", "policy.epsilon=0.5"], "_baselines-none_policy.epsilon-0.5"),
+        (
+            [
+                "backend=testbed",
+                "testbed.url=[http://127.0.0.1:8001,http://h:1]",
+                "testbed.slots=8",
+            ],
+            "_testbed.slots-8_testbed.url-127.0.0.1-8001+h-1-2aef08f2",
+        ),
         (["resume=true", "minutes=3", "wandb.mode=offline", "ray.address=x"], ""),
     ],
 )
 def test_what_a_name_says(overrides: list[str], suffix: str) -> None:
     assert options_suffix(overrides) == suffix
+
+
+def test_every_server_and_number_of_slots_has_a_folder_of_its_own() -> None:
+    urls = (
+        "a:1",
+        "http://a:1",
+        "https://a:1",
+        "http://a-1",
+        "a-1",
+        "[a-1]",
+        "[http://a:1]",
+        "'a:1'",
+    )
+    given = [(url, slots) for url in urls for slots in (1, 8)]
+    names = {options_suffix([f"testbed.url={u}", f"testbed.slots={s}"]) for u, s in given}
+    assert len(names) == len(given) - 2  # a list of one is written like itself
+    assert all("http" not in name and len(name) < 60 for name in names)
 
 
 def test_an_experiment_is_named_by_its_cluster_too() -> None:
