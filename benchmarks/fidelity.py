@@ -2,7 +2,7 @@
 
     python benchmarks/fidelity.py [--server llama|fake|http://...] [--size 100M] [--slots 4]
         [--workloads planning chain_like] [--policies fcfs sjf llmsched] [--episodes 3] [--jobs 40]
-        [--load 1.3] [--seed 0] [--quick] [-o fidelity.json] [--figure fidelity.png]
+        [--load 1.3] [--seed 0] [--quick] [-o fidelity.json] [--figure fidelity.png] [--docs docs]
 
 The server is calibrated, plays the episodes, all policies an episode before the next, and is
 calibrated again. The profile that is fitted to both calibrations together, so that half of what
@@ -13,7 +13,8 @@ while its thread waits for a CPU; servers that are given by their URL on that of
 Printed and written as JSON: mean and p95 JCT, real and simulated; the errors of teacher forcing;
 how much the calibrations differ; the share of CPU time that was stolen; whether both rank the
 policies alike, where the real difference is above 5 % and twice its spread; and which bars are met.
-The exit code is 1 if one is missed.
+The exit code is 1 if one is missed. With ``--docs`` the tables of docs/fidelity.md and its picture
+are written as well.
 """
 
 from __future__ import annotations
@@ -362,11 +363,60 @@ def report(
     contents |= {"pairs": pairs, "bars": reached}
     with replacing(options.output) as part:
         part.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+    drawn = picture(runs, both, f"Real and predicted: {options.server}, {options.slots} slots")
     if options.figure is not None:
-        drawn = picture(runs, both, "Real and simulated")
         with replacing(options.figure) as part:
             drawn.savefig(part, format="png")
+    if options.docs is not None:
+        with replacing(options.docs / "images" / f"fidelity_{options.server}.png") as part:
+            drawn.savefig(part, format="png")
+        text = markdown(rows, about, reached)
+        write_between(options.docs / "fidelity.md", options.server, text)
     return all(one["met"] for one in reached)
+
+
+def markdown(rows: list[Row], about: dict[str, Any], reached: list[dict[str, Any]]) -> str:
+    """The tables of the documentation."""
+    lines = [
+        "| workload | policy | requests | mean JCT real, s | simulated, s | error | p95 real, s "
+        "| simulated, s | error | error of a task: median | p90 | of all |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one.workload} | {one.policy} | {one.requests} | {one.real_mean_s:.2f} "
+        f"| {one.simulated_mean_s:.2f} | {one.mean_error:+.1%} | {one.real_p95_s:.2f} "
+        f"| {one.simulated_p95_s:.2f} | {one.p95_error:+.1%} | {one.task_error_median:.1%} "
+        f"| {one.task_error_p90:.1%} | {one.task_bias:+.1%} |"
+        for one in rows
+    ]
+    drift = about["drift between calibrations"]
+    stolen = about["share of stolen CPU time"]
+    lines += [
+        "",
+        f"Between the two calibrations decode iterations changed by {drift['decode']:+.1%} and "
+        f"prefills by {drift['prefill']:+.1%}. "
+        + (f"Stolen CPU time: {stolen:.1%}. " if stolen is not None else "")
+        + f"{about['seconds']} s in all, on {about['machine']}.",
+        "",
+        "| bar | worst | |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {one['bar']} | {one['worst']} | {'met' if one['met'] else 'missed'} |"
+        for one in reached
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_between(page: Path, name: str, text: str) -> None:
+    """Put a text between the markers of a page that have a name."""
+    begin, end = (f"<!-- {name}: {what} -->\n" for what in ("begin", "end"))
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{page}: no marker {begin.strip()} or no {end.strip()}")
+    with replacing(page) as part:
+        part.write_text(before + begin + text + end + after, encoding="utf-8")
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -383,6 +433,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="calibrate with half the measurements")
     parser.add_argument("-o", "--output", type=Path, default=Path("fidelity.json"))
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--docs", type=Path, help="folder of fidelity.md, of llama or fake")
     return parser.parse_args(arguments)
 
 

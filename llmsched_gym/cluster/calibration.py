@@ -226,7 +226,7 @@ def _best_floor(tokens: FloatArray, ms: FloatArray, terms: int) -> tuple[FloatAr
         curve[:terms] = _fit(columns, ms[~short])
         p0 = _fit(np.ones((short.sum(), 1)), ms[short])[0] if short.any() else curve.sum()
         tried = np.array([p0, *curve])
-        loss = float(np.mean(np.abs(prefill_ms(tried, tokens) / ms - 1)))
+        loss = float(np.mean(_off(prefill_ms(tried, tokens), ms)))
         if loss < least * (1 - 1e-6):
             best, least = tried, loss
     return best, least
@@ -240,20 +240,31 @@ def prefill_ms(coefficients: ArrayLike, tokens: ArrayLike) -> FloatArray:
 
 
 def _fit(columns: FloatArray, ms: FloatArray) -> FloatArray:
-    """Coefficients of 0 or more that are best by the relative error, outliers weighed down."""
+    """Coefficients of 0 or more that are best by the relative error, outliers weighed down.
+
+    They are relative to the larger one of measured and predicted: a row that took hardly any time,
+    by a bad clock, is an outlier like others.
+    """
     size = columns.max(axis=0)
     size[size == 0] = 1.0
-    weight = np.ones_like(ms)
+    root = np.ones_like(ms) / np.median(ms)
     found = np.zeros(columns.shape[1])
-    for _ in range(20):
-        before, root = found, np.sqrt(weight)
-        found = nnls(columns / size * (root / ms)[:, None], root)[0] / size
-        off = np.abs(columns @ found / ms - 1)
-        usual = max(1.4826 * float(np.median(off)), 1e-3)
-        weight = np.minimum(1.0, HUBER * usual / np.maximum(off, 1e-12))
+    for _ in range(30):
+        before = found
+        found = nnls(columns / size * root[:, None], root * ms)[0] / size
         if np.allclose(found, before, rtol=1e-6):
             break
+        predicted = columns @ found
+        off = _off(predicted, ms)
+        usual = max(1.4826 * float(np.median(off)), 1e-3)
+        weight = np.minimum(1.0, HUBER * usual / np.maximum(off, 1e-12))
+        root = np.sqrt(weight) / np.maximum(predicted, ms)
     return found
+
+
+def _off(predicted: FloatArray, ms: FloatArray) -> FloatArray:
+    """By how much times differ, relative to the larger one: 0 to 1."""
+    return np.asarray(np.abs(predicted - ms) / np.maximum(predicted, ms))
 
 
 def _scale(predicted: FloatArray, ms: FloatArray) -> float:

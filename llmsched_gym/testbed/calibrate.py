@@ -93,9 +93,8 @@ def calibrate(
     url, model, timeout_s : see :class:`Client`.
     slots : requests that the server runs at a time, at least 2.
     clock : default the wall's.
-    longest : tokens of the longest prompt to measure, at least 64, default 512. A token budget is
-        found if it is less than that. All slots must be able to hold so many at a time, and some
-        tens of tokens that are generated.
+    longest : tokens of prompt and output that a request may have, at least 64, default 512; all
+        slots must be able to hold as many at a time. A token budget is found if it is less.
     repeats : how often all is measured, default 2.
     name, kv_capacity_tokens : of the profile, see :func:`fit_profile`.
 
@@ -115,7 +114,7 @@ def calibrate(
         async with Client(url, model=model, clock=time, timeout_s=timeout_s) as client:
             bench = _Bench(client, time, slots)
             await bench.warm_up()
-            traits = await _traits(bench, longest)
+            traits = await _traits(bench, longest - 2)
             return traits, await _measure(bench, traits, longest, repeats)
 
     try:
@@ -132,7 +131,7 @@ def calibrate(
         source={
             "data": f"measured on {checked_url(url)}",
             "slots": slots,
-            "prompt_tokens_at_most": longest,
+            "tokens_at_most": longest,
         },
     )
     return Calibration(profile, measured)
@@ -242,18 +241,18 @@ class _Traits:
     budget: int | None
 
 
-async def _traits(bench: _Bench, longest: int) -> _Traits:
+async def _traits(bench: _Bench, prompt: int) -> _Traits:
     """How prompts share the engine."""
     others = min(2, bench.slots - 1)
     apart, chunks = [], []
     for _ in range(5):
-        tokens, first_s, begun = await _joined(bench, others, longest, 8)
+        tokens, first_s, begun = await _joined(bench, others, prompt, 8)
         usual = float(np.median(np.diff(tokens[:BEFORE])))
         apart.append(np.abs(tokens - first_s).min() / usual)
         chunks.append(_chunks(tokens, first_s, begun))
     if np.median(apart) > 0.5:  # of an iteration
         return _Traits(None)
-    return _Traits(await _budget(bench, others, longest, round(float(np.median(chunks)))))
+    return _Traits(await _budget(bench, others, prompt, round(float(np.median(chunks)))))
 
 
 def _chunks(tokens: FloatArray, first_s: float, begun: int) -> int:
@@ -291,17 +290,25 @@ async def _budget(bench: _Bench, others: int, prompt: int, chunks: int) -> int:
 
 
 async def _measure(bench: _Bench, traits: _Traits, longest: int, repeats: int) -> Measurements:
-    """Measure decode iterations and prefills, in an order that a drift does not follow."""
+    """Measure decode iterations and prefills, in an order that a drift does not follow.
+
+    Batches are measured alike, but the full one as often as all others together: no engine is
+    quite linear, and it is there that a busy one is most of the time.
+    """
     rng = np.random.default_rng(0)
     batches = np.unique(np.linspace(1, bench.slots, min(BATCHES, bench.slots)).round().astype(int))
-    cells = list(product(batches.tolist(), (SHORT, longest // 2, longest)))
+    full = [bench.slots] * (len(batches) - 2)
+    cells = list(product((*batches.tolist(), *full), (SHORT, longest // 3, 2 * longest // 3)))
+    steps = min(STEPS, longest // 3 - 4)
     others = min(2, bench.slots - 1)
-    whole = longest if traits.budget is None else min(longest, traits.budget - others)
+    whole = longest - 2
+    if traits.budget is not None:
+        whole = min(whole, traits.budget - others)
     lengths = np.unique(np.geomspace(4, whole, LENGTHS).round().astype(int)).tolist()
     decode, prefill = [], []
     for _ in range(repeats):
         for batch, context in rng.permutation(cells).tolist():
-            decode.append(await _decode(bench, batch, context, traits))
+            decode.append(await _decode(bench, batch, context, steps, traits))
     rows = np.array(decode)
     _, c, d = fit_decode(*rows.T)
     beside = 0.0 if traits.budget is None else c * others + d * others * (SHORT + BEFORE)
@@ -309,22 +316,22 @@ async def _measure(bench: _Bench, traits: _Traits, longest: int, repeats: int) -
         for length in rng.permutation(lengths).tolist():
             alone = await _alone(bench, length)
             joining = [await _joining(bench, others, length, traits) for _ in range(2)]  # as most
-            ms = (alone, *(one - beside for one in joining))
-            prefill += [(length, max(one, 1e-3)) for one in ms]
+            ms = float(np.median([alone, *(one - beside for one in joining)]))
+            prefill.append((length, max(ms, 1e-3)))
     return Measurements(*rows.T, *np.array(prefill).T)
 
 
 async def _decode(
-    bench: _Bench, batch: int, context: int, traits: _Traits
+    bench: _Bench, batch: int, context: int, steps: int, traits: _Traits
 ) -> tuple[float, float, float]:
     """Batch, tokens held and ms of the iterations in which so many sequences of a length decode."""
     iterations = 2 if traits.budget is None else -(-batch * context // (traits.budget - batch))
-    answers = await bench.generate([context] * batch, STEPS + 2 + iterations)
+    answers = await bench.generate([context] * batch, steps + 2 + iterations)
     tokens = [np.array(answer.token_s) for answer in answers]
     last = max(tokens, key=lambda one: float(one[0]))  # to begin, so that all decode
     end_s = min(float(one[-1]) for one in tokens)
     times = last[last <= end_s + STALL * float(np.median(np.diff(last))) / 2]
-    if len(times) <= STEPS // 2:
+    if len(times) <= steps // 2:
         raise ValueError(
             f"slots: of {batch} requests some waited for others: does {bench.client.url} run "
             f"{bench.slots} requests at a time?"
@@ -362,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--slots", type=int, required=True, help="requests that run at a time")
     parser.add_argument("--model", help="one of /v1/models, if there are several")
     parser.add_argument(
-        "--longest", type=int, default=512, metavar="N", help="tokens of the longest prompt: 512"
+        "--longest", type=int, default=512, metavar="N", help="tokens of a sequence: 512"
     )
     parser.add_argument("--quick", action="store_true", help="measure all once, not twice")
     parser.add_argument(

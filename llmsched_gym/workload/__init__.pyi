@@ -2,6 +2,7 @@ from .applications import APPLICATIONS as APPLICATIONS
 from .applications import CLASSES as CLASSES
 from .arrivals import Arrivals as Arrivals
 from .arrivals import Burst as Burst
+from .arrivals import InterruptedPoisson as InterruptedPoisson
 from .arrivals import Poisson as Poisson
 from .arrivals import Recorded as Recorded
 from .bank import JobBank as JobBank

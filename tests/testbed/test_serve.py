@@ -150,8 +150,8 @@ def test_killed_in_mid_stream_and_back_on_the_same_port(run: Run) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP")
 def test_stopped_it_is_given_up(run: Run, served: Served) -> None:
     async def play() -> None:
-        async with Client(served.url, timeout_s=0.3) as client:
-            await client.check()
+        async with Client(served.url, timeout_s=0.3) as client, Client(served.url) as patient:
+            await patient.check()
             os.kill(served.pid, signal.SIGSTOP)
             try:
                 with pytest.raises(Unavailable, match=r"no answer within 0\.3 s"):
@@ -159,6 +159,7 @@ def test_stopped_it_is_given_up(run: Run, served: Served) -> None:
                 assert not await client.healthy()
             finally:
                 os.kill(served.pid, signal.SIGCONT)
+            assert (await patient.generate(prompt_ids(0, 10), 3)).output_tokens == 3
 
     run(play())
 
