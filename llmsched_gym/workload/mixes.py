@@ -220,8 +220,7 @@ def make_workload(
         replay=replay,
     )
     if name == "traces":
-        own = replay and arrivals is None
-        made = _traced(files, process, own, on_bad_job)
+        made = _traced(files, process, replay and arrivals is None, on_bad_job)
     else:
         made = _generated(name, files, process, jobs_per_application, on_bad_job)
     return made.scaled(prompt_scale, output_scale, duration_scale)
