@@ -560,7 +560,7 @@ def test_bad_jobs_are_left_out_on_request_with_their_number_and_reasons(tmp_path
 def test_a_line_without_end_is_not_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmsched_gym.workload.traces.LONGEST_LINE", 1000)
+    monkeypatch.setattr("llmsched_gym.workload.lines.LONGEST_LINE", 1000)
     file = saved(tmp_path, gzip.compress(json.dumps(RECORD).encode() + b" " * 10**6))
     with pytest.raises(TraceError, match=r"jobs\.jsonl:1: longer than 1000 bytes"):
         read_traces(file)
