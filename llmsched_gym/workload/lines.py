@@ -26,14 +26,16 @@ class FieldError(ValueError):
 
 
 def trace_files(path: Path) -> list[Path]:
-    """The file itself, or those of a folder and its sub-folders, in the order of their paths.
+    """The file itself, or all ``*.jsonl`` and ``*.jsonl.gz`` of a folder and its sub-folders.
+
+    They are in the order of their paths; there may be none.
 
     Raises
     ------
     FileNotFoundError
         if there is nothing at the path.
     TraceError
-        if a folder has no ``*.jsonl`` or ``*.jsonl.gz``, or what is named is not a file.
+        if what is named is not a file.
     """
     try:
         kind = other_than_file(path)
@@ -42,10 +44,7 @@ def trace_files(path: Path) -> list[Path]:
     if kind != "a folder":
         _check_file(path, kind)
         return [path]
-    files = files_below(path, SUFFIXES)
-    if not files:
-        raise TraceError(f"{path}: no *.jsonl file in this folder (see {FORMAT})")
-    return files
+    return files_below(path, SUFFIXES)
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:

@@ -14,6 +14,7 @@ found. See :class:`~llmsched_gym.workload.job.Stage` for the meaning of stages.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -25,11 +26,20 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from llmsched_gym.files import replacing
+from llmsched_gym.workload.importers.formats import SUFFIXES as OTHERS
 from llmsched_gym.workload.importers.formats import import_files, recognised
 from llmsched_gym.workload.importers.tally import SHOWN, listed
-from llmsched_gym.workload.inputs import given_path, printable
+from llmsched_gym.workload.inputs import given_path, printable, unknown
 from llmsched_gym.workload.job import InvalidJob, Job, Kind, LLMTask, RegularTask, Stage, Task
-from llmsched_gym.workload.lines import FORMAT, FieldError, lines, parsed, shown_json, trace_files
+from llmsched_gym.workload.lines import (
+    FORMAT,
+    FieldError,
+    files_below,
+    lines,
+    parsed,
+    shown_json,
+    trace_files,
+)
 from llmsched_gym.workload.lines import TraceError as TraceError
 from llmsched_gym.workload.samples import sample_path
 
@@ -66,9 +76,13 @@ def read_traces(path: str | os.PathLike[str], on_bad_job: str = "error") -> list
     may be compressed by gzip, whatever their names. The stages of a job are numbered in file
     order, whatever their ids.
 
+    Files of other tools are imported (:mod:`llmsched_gym.workload.importers`): those of one format
+    together, where the first of them is. A folder without ``*.jsonl`` may hold them under the names
+    that they usually have (``*.traj``, ``*.csv``, ``*.json``).
+
     Parameters
     ----------
-    path : file or folder.
+    path : file or folder, or "sample" for the jobs that ship, unless there is something so called.
     on_bad_job : "error", or "skip" to leave out jobs that are malformed.
 
     Raises
@@ -86,10 +100,10 @@ def read_traces(path: str | os.PathLike[str], on_bad_job: str = "error") -> list
 def load_traces(path: str | os.PathLike[str], on_bad_job: str = "error") -> Traces:
     """Like :func:`read_traces`, with notes on ignored keys and on jobs that were left out."""
     if on_bad_job not in ON_BAD_JOB:
-        raise ValueError(f"on_bad_job: unknown {on_bad_job!r}, choose from {', '.join(ON_BAD_JOB)}")
+        raise unknown("on_bad_job", on_bad_job, ON_BAD_JOB)
     path = _path(path)
     reading = _Reading(skip=on_bad_job == "skip")
-    reading.read_all(trace_files(path))
+    reading.read_all(_files(path))
     if not reading.jobs:
         raise TraceError(f"{path}: no job is left: {reading.notes()[-1]}")
     return Traces(reading.jobs, reading.numbers, reading.notes())
@@ -108,7 +122,7 @@ def check_traces(
         like :func:`read_traces`, but not for bad jobs, though none be left.
     """
     reading = _Reading(skip=True)
-    reading.read_all(trace_files(_path(path)))
+    reading.read_all(_files(_path(path)))
     return reading.jobs, reading.problems, reading.notes()
 
 
@@ -118,10 +132,17 @@ def _path(path: str | os.PathLike[str]) -> Path:
     return sample_path() if given == Path(SAMPLE) and not given.exists() else given
 
 
+def _files(path: Path) -> list[Path]:
+    files = trace_files(path) or [one for one in files_below(path, OTHERS) if recognised(one)]
+    if not files:
+        raise TraceError(f"{path}: no *.jsonl file in this folder (see {FORMAT})")
+    return files
+
+
 def write_traces(path: str | os.PathLike[str], jobs: Iterable[Job]) -> None:
     """Write jobs to a JSON lines file, from which :func:`read_traces` makes equal jobs.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all; it is compressed if its name ends with ``.gz``.
 
     Raises
     ------
@@ -141,8 +162,11 @@ def write_traces(path: str | os.PathLike[str], jobs: Iterable[Job]) -> None:
         records[key] = json.dumps(_record(job), separators=(",", ":"), allow_nan=False)
     if not records:
         raise ValueError(f"{path}: no job to write")
+    data = "".join(f"{line}\n" for line in records.values()).encode("ascii")
+    if path.name.lower().endswith(".gz"):
+        data = gzip.compress(data, mtime=0)
     with replacing(path) as part:
-        part.write_text("".join(f"{line}\n" for line in records.values()), encoding="ascii")
+        part.write_bytes(data)
 
 
 @dataclass

@@ -157,6 +157,8 @@ def _common_format(path: Path, files: Sequence[Path]) -> str:
     """The format of those files that have one."""
     found = {file: name for file in files if (name := recognised(file)) is not None}
     formats = sorted(set(found.values()))
+    if not formats and any(map(_is_ours, files)):
+        raise TraceError(f"{path}: is in our format already, take it as workload.path")
     if not formats:
         raise TraceError(
             f"{path}: no format is recognised, choose from {', '.join(FORMATS)} (see {PAGE})"
@@ -164,6 +166,13 @@ def _common_format(path: Path, files: Sequence[Path]) -> str:
     if len(formats) > 1:
         raise TraceError(f"{path}: files of several formats, {' and '.join(formats)}: give one")
     return formats[0]
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        return "stages" in next(read_records(file)).value
+    except (TraceError, StopIteration):
+        return False
 
 
 def _distinct(jobs: Sequence[Job], tally: Tally) -> list[Job]:
