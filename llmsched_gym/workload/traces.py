@@ -185,12 +185,15 @@ class _Reading:
     def read_all(self, files: Sequence[Path]) -> None:
         """The jobs of all files; those of another tool together, where the first of them is."""
         formats = {file: None if _is_ours(file) else recognised(file) for file in files}
+        alike: dict[str, list[Path]] = {}
         for file, name in formats.items():
-            alike = [one for one in files if formats[one] == name]
+            if name is not None:
+                alike.setdefault(name, []).append(file)
+        for file, name in formats.items():
             if name is None:
                 self.read(file)
-            elif file == alike[0]:
-                self._import(alike, name)
+            elif file == alike[name][0]:
+                self._import(alike[name], name)
 
     def read(self, file: Path) -> None:
         """The jobs of one file, whose last line may lack its end."""

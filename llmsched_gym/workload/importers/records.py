@@ -181,8 +181,8 @@ def time_ns(value: Any) -> int | None:
     found = number(value)
     if found is not None:
         scale = next((scale for least, scale in NANOSECONDS if found > least), 0)
-        exact = whole(value) if scale == 1 else None  # a float has not the digits
-        return (round(found * scale) if exact is None else exact) or None
+        exact = whole(value)  # a float may not have the digits
+        return (round(found * scale) if exact is None else exact * scale) or None
     if not isinstance(value, str):
         return None
     try:

@@ -1,7 +1,7 @@
 """Jobs that ship, so that everything that takes a file of jobs can be tried without one.
 
 ``jobs.jsonl`` holds 40 jobs in our format with their arrivals, of four applications of agents.
-``python -m llmsched_gym.workload.samples`` draws them again.
+``python -m llmsched_gym.workload.fitting.sample`` draws them again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draw the sample of jobs again: ``python -m llmsched_gym.workload.samples``, in a checkout."""
+"""Draw the jobs that ship, in a checkout: ``python -m llmsched_gym.workload.fitting.sample``."""
 
 from __future__ import annotations
 
