@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 
 import numpy as np
@@ -17,7 +18,6 @@ from llmsched_gym.workload.applications import APPLICATIONS, CLASSES
 from llmsched_gym.workload.arrivals import Arrivals, Burst, FloatArray, Poisson, Recorded
 from llmsched_gym.workload.bank import JobBank, limits_from_past
 from llmsched_gym.workload.inputs import shown
-from llmsched_gym.workload.inputs import unknown as _unknown
 from llmsched_gym.workload.job import Job
 from llmsched_gym.workload.lines import SUFFIXES
 from llmsched_gym.workload.traces import ON_BAD_JOB, load_traces
@@ -382,3 +382,9 @@ def _arrivals(
     if arrivals not in ARRIVALS:
         raise _unknown("arrivals", arrivals, ARRIVALS)
     return Burst() if arrivals == "burst" else Poisson()
+
+
+def _unknown(option: str, value: str, valid: Iterable[str]) -> ValueError:
+    close = get_close_matches(str(value), sorted(valid), 1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return ValueError(f"{option}: unknown {value!r}{hint}, choose from {', '.join(sorted(valid))}")

@@ -402,13 +402,13 @@ def test_a_failed_write_leaves_the_old_file(
         write_traces(file, failing_jobs())
 
     def full(write: Callable[..., int]) -> Callable[..., int]:
-        def write_half(path: Path, text: str, **options: Any) -> int:
-            write(path, text[: len(text) // 2], **options)
+        def write_half(path: Path, data: bytes) -> int:
+            write(path, data[: len(data) // 2])
             raise OSError("No space left on device")
 
         return write_half
 
-    monkeypatch.setattr(Path, "write_text", full(Path.write_text))
+    monkeypatch.setattr(Path, "write_bytes", full(Path.write_bytes))
     with pytest.raises(OSError, match="No space left"):
         write_traces(file, [JOB, Job("app", "second", (tool(),))])
     monkeypatch.undo()
