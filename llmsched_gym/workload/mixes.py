@@ -26,7 +26,8 @@ from llmsched_gym.workload.arrivals import (
 from llmsched_gym.workload.bank import JobBank, limits_from_past
 from llmsched_gym.workload.inputs import shown
 from llmsched_gym.workload.job import Job
-from llmsched_gym.workload.traces import ON_BAD_JOB, SUFFIXES, load_traces
+from llmsched_gym.workload.lines import SUFFIXES
+from llmsched_gym.workload.traces import ON_BAD_JOB, load_traces
 
 MIXES: dict[str, tuple[str, ...]] = {
     "mixed": tuple(APPLICATIONS),
