@@ -30,7 +30,7 @@ from llmsched_gym.workload.template import TemplateTable
 WIDTH, HEIGHT = 1280, 720
 MARGIN, TOP, BOTTOM = 24, 112, 704
 LANES_END, JOBS = 784, 812  # where the two columns end and begin
-JOB_ROW, MOST_NODES = 26, 200
+JOB_ROW, MOST_NODES, IN_A_COLUMN = 26, 200, 3
 TOKENS_SHOWN = 4000  # the axis is about as long as a full engine takes for an answer of so many
 
 
@@ -155,13 +155,13 @@ def draw_graph(canvas: Canvas, graph: JobGraph, corners: tuple[float, float, flo
         text = f"{done} of {len(graph.nodes)} stages done"
         canvas.text(left, (top + bottom) / 2, text, FAINT, 12)
         return
-    columns, rows = graph.size
-    across = min(20.0, (right - left) / columns)
-    down = min(12.0, (bottom - top) / rows)
-    size = max(3, round(min(0.72 * across, down - 1 if rows > 1 else 12, 12)))
-    x = left + (graph.places[:, 0] + 0.5) * across
-    fullest = np.bincount(graph.places[:, 0])[graph.places[:, 0]]
-    y = (top + bottom) / 2 + (graph.places[:, 1] - (fullest - 1) / 2) * down
+    columns, rows = _packed(graph.places)
+    across = min(20.0, (right - left) / (columns.max(initial=0) + 1))
+    size = round(min(0.72 * across, 7 if rows.any() else 12))
+    size = max(3, size)
+    fullest = np.bincount(columns)[columns]
+    x = left + (columns + 0.5) * across
+    y = (top + bottom) / 2 + (rows - (fullest - 1) / 2) * (bottom - top) / IN_A_COLUMN
     places = np.column_stack([x, y]).tolist()
     for parent, child in graph.edges:
         (x0, y0), (x1, y1) = places[parent], places[child]
@@ -169,6 +169,14 @@ def draw_graph(canvas: Canvas, graph: JobGraph, corners: tuple[float, float, flo
     colour = job_colour(graph.job)
     for node, (node_x, node_y) in zip(graph.nodes, places, strict=True):
         _draw_node(canvas, node_x, node_y, size, node, colour)
+
+
+def _packed(places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Columns and rows of nodes, where a column of many nodes becomes several: [nodes] each."""
+    column, row = places.T
+    wide = -(-np.bincount(column) // IN_A_COLUMN)  # columns that each becomes
+    begins = np.cumsum(wide) - wide
+    return begins[column] + row // IN_A_COLUMN, row % IN_A_COLUMN
 
 
 def _draw_node(canvas: Canvas, x: float, y: float, size: int, node: Node, colour: Colour) -> None:

@@ -9,17 +9,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from llmsched_gym.cluster.timeline import Timeline
+from llmsched_gym.errors import printable
 from llmsched_gym.plotting import new_picture
 from llmsched_gym.rendering.colours import EMPTY, HUES, TONES, ink_on, job_colour, tint
 
 WIDTH, TALLEST = 10.0, 8.5  # inches
 LANE, LABELLED = 0.105, 0.085  # inches: the height of a lane, and the least that holds a number
-GAP = 0.8  # lanes, between engines
+GAP, LARGE_GAP = 0.8, 0.03  # between engines: lanes, or a share of those of one if that is more
+THIN = 0.04  # inches: bars of lower lanes have neither edges nor hatches
 MOST_LANES = 160  # beyond, only slots and tools that were ever used are drawn
 MOST_NUMBERS, MOST_NAMES = 400, 24  # in one panel
+LONGEST_NAME = 60
 KEY = "(a colour and a number: a job; hatched: on tools; a triangle: an arrival)"
 COLOURS = len(HUES) * len(TONES)
 
@@ -41,8 +45,12 @@ class _Panel:
         return cls(tasks, slots, tools)
 
     @property
+    def block(self) -> float:
+        return self.slots + max(GAP, LARGE_GAP * self.slots)
+
+    @property
     def first_tool(self) -> float:
-        return self.tasks.engines * (self.slots + GAP)
+        return self.tasks.engines * self.block
 
     @property
     def lanes(self) -> float:
@@ -51,7 +59,7 @@ class _Panel:
     def tops(self) -> NDArray[np.float64]:
         """The upper edge of each task: [N]."""
         tasks = self.tasks
-        on_engine = tasks.executor * (self.slots + GAP) + tasks.lane
+        on_engine = tasks.executor * self.block + tasks.lane
         return np.where(tasks.llm, on_engine, self.first_tool + tasks.executor)
 
 
@@ -97,7 +105,9 @@ def _summary(name: str, tasks: Timeline) -> str:
     jct_s, jobs = tasks.jct_s, len(tasks.arrival_s)
     mean = f", mean completion time {jct_s.mean():,.1f} s" if len(jct_s) else ""
     text = f"{len(jct_s)} of {jobs} jobs done by {tasks.now_s:,.0f} s{mean}"
-    return f"{name}: {text}" if name else text
+    shown = " ".join(printable(name).split())
+    shown = shown if len(shown) <= LONGEST_NAME else f"{shown[: LONGEST_NAME - 1]}…"
+    return f"{shown}: {text}" if shown else text
 
 
 def _draw_panel(axes: Axes, panel: _Panel, end_s: float, lane: float) -> None:
@@ -107,8 +117,7 @@ def _draw_panel(axes: Axes, panel: _Panel, end_s: float, lane: float) -> None:
     top = panel.tops()
     end = np.where(np.isnan(tasks.end_s), tasks.now_s, tasks.end_s)
     colour = tasks.job % COLOURS
-    edge = 0.4 if lane > 0.04 else 0.0
-    thick = 0.92 if lane > 0.04 else 1.0
+    edge, thick = (0.0, 1.0) if lane < THIN else (0.4, 0.92)
     for llm in (True, False):
         for number in np.unique(colour[tasks.llm == llm]).tolist():
             rows = (tasks.llm == llm) & (colour == number)
@@ -116,10 +125,10 @@ def _draw_panel(axes: Axes, panel: _Panel, end_s: float, lane: float) -> None:
             axes.add_collection(
                 PolyCollection(
                     _bars(tasks.start_s[rows], end[rows], top[rows], thick).tolist(),
-                    facecolors=solid if llm else _shade(tint(number)),
+                    facecolors=solid if llm or lane < THIN else _shade(tint(number)),
                     edgecolors="white" if llm else solid,
                     linewidths=edge,
-                    hatch=None if llm or lane < 0.04 else "//////",
+                    hatch=None if llm or lane < THIN else "//////",
                     zorder=2,
                 ),
                 autolim=False,
@@ -129,7 +138,9 @@ def _draw_panel(axes: Axes, panel: _Panel, end_s: float, lane: float) -> None:
     arrived = np.flatnonzero(~np.isnan(tasks.arrival_s))
     axes.scatter(
         tasks.arrival_s[arrived],
-        np.full(len(arrived), -0.5 - 0.04 / lane),
+        np.ones(len(arrived)),
+        transform=axes.get_xaxis_transform()
+        + ScaledTranslation(0, 5 / 72, axes.figure.dpi_scale_trans),
         s=16,
         marker="v",
         c=[_shade(job_colour(job)) for job in arrived.tolist()],
@@ -150,8 +161,7 @@ def _bars(
 
 
 def _draw_rows(axes: Axes, panel: _Panel, end_s: float) -> None:
-    block = panel.slots + GAP
-    engines = panel.tasks.engines
+    block, engines = panel.block, panel.tasks.engines
     for number in range(engines):
         axes.axhspan(number * block, number * block + panel.slots, color=_shade(EMPTY), zorder=0)
     axes.axhspan(panel.first_tool, panel.lanes, color=_shade(EMPTY), zorder=0)

@@ -13,7 +13,7 @@ from llmsched_gym.errors import printable
 from llmsched_gym.plotting import COLOURS, new_picture
 
 APART = 0.03  # share of the axis: names of stages that complete closer together share a label
-LONGEST_LABEL = 30
+LONGEST_LABEL = 22
 
 
 @dataclass(frozen=True, eq=False)
