@@ -73,22 +73,27 @@ def animate(
     end_s = max(one.now_s for one in timelines.values())
     times = np.linspace(0, end_s, FRAMES).tolist()
     frames = [_frame(timelines, time_s, end_s) for time_s in times]
+    target = Path(path)
+    with replacing(target) as part:
+        _write(frames, part)
+    return target
+
+
+def _write(frames: list[Image], path: Path) -> None:
+    """As a GIF, in the colours of the last frame."""
     from PIL.Image import Dither
 
     palette = frames[-1].quantize(COLOURS)
-    frames = [frame.quantize(palette=palette, dither=Dither.NONE) for frame in frames]
-    target = Path(path)
-    with replacing(target) as part:
-        frames[0].save(
-            part,
-            format="GIF",
-            save_all=True,
-            append_images=frames[1:],
-            duration=[FRAME_MS] * (FRAMES - 1) + [LAST_MS],
-            loop=0,
-            optimize=False,
-        )
-    return target
+    first, *others = (frame.quantize(palette=palette, dither=Dither.NONE) for frame in frames)
+    first.save(
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=others,
+        duration=[FRAME_MS] * len(others) + [LAST_MS],
+        loop=0,
+        optimize=False,
+    )
 
 
 def _play(env: LLMSchedEnv, policy: Policy, seed: int, seconds: float) -> Timeline:
