@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 WIDTH, MARGIN, HEADER, QUEUE = 960, 16, 34, 20  # pixels
 TALLEST, LOWEST, A_LANE = 270, 130, 11  # pixels: of the lanes of one policy, and of a lane
-FRAMES, FRAME_MS, LAST_MS = 140, 100, 1500
+FRAMES, FRAME_MS, LAST_MS = 120, 110, 1500
 COLOURS = 64
 
 
@@ -80,18 +80,28 @@ def animate(
 
 
 def _write(frames: list[Image], path: Path) -> None:
-    """As a GIF, in the colours of the last frame."""
-    from PIL.Image import Dither
+    """As a GIF, in the colours of the last frame; what stays as it was is transparent."""
+    from PIL import Image
 
     palette = frames[-1].quantize(COLOURS)
-    first, *others = (frame.quantize(palette=palette, dither=Dither.NONE) for frame in frames)
-    first.save(
+    colours = [255 if part > 247 else part for part in palette.getpalette() or ()]  # white is white
+    pixels = [
+        np.asarray(frame.quantize(palette=palette, dither=Image.Dither.NONE)) for frame in frames
+    ]
+    images = []
+    for before, now in zip([None, *pixels], pixels, strict=False):
+        changed = now if before is None else np.where(now == before, COLOURS, now)
+        images.append(Image.fromarray(changed.astype(np.uint8)))
+        images[-1].putpalette([*colours[: 3 * COLOURS], 0, 0, 0])
+    images[0].save(
         path,
         format="GIF",
         save_all=True,
-        append_images=others,
-        duration=[FRAME_MS] * len(others) + [LAST_MS],
+        append_images=images[1:],
+        duration=[FRAME_MS] * (len(images) - 1) + [LAST_MS],
         loop=0,
+        transparency=COLOURS,
+        disposal=1,
         optimize=False,
     )
 
