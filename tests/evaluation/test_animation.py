@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from llmsched_gym.agents.base import make_policy
 from llmsched_gym.env.scheduling import LLMSchedEnv
+from llmsched_gym.evaluation import animation
 from llmsched_gym.evaluation.animation import animate
 from llmsched_gym.rendering.colours import job_colour
 
@@ -40,6 +42,32 @@ def test_it_shows_both_policies_for_fifteen_seconds(tmp_path: Path) -> None:
     assert drawn[0] == 0
     assert drawn[len(drawn) // 2] > drawn[5]
     assert drawn[-1] > 10_000
+
+
+def test_every_frame_of_the_file_is_what_was_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    write = animation._write
+
+    def keep(frames: list[Any], path: Path) -> None:
+        drawn.extend(frames)
+        write(frames, path)
+
+    monkeypatch.setattr(animation, "_write", keep)
+    path = animate(TWO, environment(8), tmp_path / "two.gif", 20)
+    with Image.open(path) as gif:
+        assert gif.n_frames == len(drawn)  # type: ignore[attr-defined]
+        before = np.zeros(())
+        for number, frame in enumerate(drawn):
+            gif.seek(number)
+            found, expected = (np.array(one.convert("RGB")).astype(int) for one in (gif, frame))
+            away = np.abs(found - expected).max(axis=-1) > 40
+            changed = (expected != before).any(axis=-1)
+            assert away.mean() < 0.005, "but for colours of which there is little"
+            assert away[changed].mean() < 0.3
+            assert found[0, 0].tolist() == [255, 255, 255]
+            before = expected
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:

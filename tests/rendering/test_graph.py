@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.rendering.graph import JobGraph, Status, job_graph
 from llmsched_gym.workload.arrivals import Poisson
@@ -16,10 +17,10 @@ from llmsched_gym.workload.mixes import Workload
 from support.strategies import llm, tool
 
 
-def environment(*jobs: Job, **options: Any) -> LLMSchedEnv:
+def environment(*jobs: Job, cluster: str | Cluster = "constant") -> LLMSchedEnv:
     bank = JobBank.from_jobs(jobs)
     workload = Workload("made", bank, bank, Poisson())
-    return LLMSchedEnv(workload, "constant", belief="none", num_jobs=1, **options)
+    return LLMSchedEnv(workload, cluster, belief="none", num_jobs=1)
 
 
 def seen(env: LLMSchedEnv, job: int = 0) -> JobGraph:
@@ -90,6 +91,15 @@ def test_a_stage_runs_as_long_as_one_of_its_tasks_does() -> None:
         assert (node.status, node.tasks, node.started) == (Status.RUNNING, 3, started)
     env.step(0)  # then all three end at different times, and the next decision is the call
     assert [node.status for node in seen(env).nodes] == [Status.DONE, Status.READY]
+
+
+def test_a_stage_between_two_of_its_tasks_is_ready() -> None:
+    one = load_cluster("constant", regular_executors=1)
+    env = environment(Job("a", "j", (tool(tasks=2), llm(parents=[0]))), cluster=one)
+    env.reset(seed=0)
+    env.step(0)  # the next decision is when its first task has ended
+    node = seen(env).nodes[0]
+    assert (node.status, node.started, node.completed) == (Status.READY, 1, 1)
 
 
 def test_a_job_that_has_not_arrived_shows_nothing() -> None:
