@@ -1,3 +1,4 @@
+from .animation import animate as animate
 from .belief_quality import belief_rows as belief_rows
 from .comparing import compare as compare
 from .comparison import Comparison as Comparison
