@@ -28,6 +28,28 @@ FRAMES, FRAME_MS, LAST_MS = 120, 110, 1500
 COLOURS = 64
 
 
+def timelines(
+    policies: Mapping[str, Policy],
+    env: LLMSchedEnv,
+    seconds: float = 120.0,
+    *,
+    seed: int = 0,
+    episode: int = 0,
+) -> dict[str, Timeline]:
+    """Who ran where and when in the first ``seconds`` of an episode, by the names of the policies.
+
+    See :func:`animate`; :func:`llmsched_gym.rendering.gantt` draws them.
+    """
+    if not policies:
+        raise ValueError("policies: at least one is needed")
+    env_seed, policy_seed = episode_seeds(seed, episode)
+    found = {}
+    for name, policy in policies.items():
+        policy.reset(policy_seed)
+        found[name] = _play(env, policy, env_seed, seconds)
+    return found
+
+
 def animate(
     policies: Mapping[str, Policy],
     env: LLMSchedEnv,
@@ -63,16 +85,10 @@ def animate(
     OSError
         if the file cannot be written.
     """
-    if not policies:
-        raise ValueError("policies: at least one is needed")
-    env_seed, policy_seed = episode_seeds(seed, episode)
-    timelines = {}
-    for name, policy in policies.items():
-        policy.reset(policy_seed)
-        timelines[name] = _play(env, policy, env_seed, seconds)
-    end_s = max(one.now_s for one in timelines.values())
+    shown = timelines(policies, env, seconds, seed=seed, episode=episode)
+    end_s = max(one.now_s for one in shown.values())
     times = np.linspace(0, end_s, FRAMES).tolist()
-    frames = [_frame(timelines, time_s, end_s) for time_s in times]
+    frames = [_frame(shown, time_s, end_s) for time_s in times]
     target = Path(path)
     with replacing(target) as part:
         _write(frames, part)
