@@ -6,6 +6,8 @@ ICDCS 2025, Algorithm 1.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,11 +18,80 @@ from llmsched_gym.agents.base import (
     job_feature,
     of_job,
     register,
+    rows_in_use,
     runnable,
     stage_feature,
 )
 from llmsched_gym.agents.demand import check_counted, remaining_demand
 from llmsched_gym.env.features import JOB
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A decision of :class:`LLMSched`, and why; printed, it is a few lines of text.
+
+    Stages and jobs are rows of the observation, jobs in order of arrival. Where nothing can run,
+    the action is to wait, and there is no stage.
+
+    Attributes
+    ----------
+    action : what ``act`` chooses.
+    draw, epsilon : it was to explore if the number drawn is below epsilon; None where nothing can
+        run, for then none is drawn.
+    explored : whether it did: there was something to explore as well.
+    stage, job : what runs, None if it waits.
+    demand_s, interval_s : what the job still needs, E[rem] and its interval, seconds.
+    reduction : R of the stage, bit s.
+    price_s : what R had to exceed, ``price`` times what remains of the stage; bit s.
+    sets : the jobs in sets of intervals that overlap, by their lower ends.
+    candidates : the stages that might have been explored.
+    """
+
+    action: int
+    draw: float | None
+    epsilon: float
+    explored: bool
+    stage: int | None
+    job: int | None
+    demand_s: float
+    interval_s: tuple[float, float]
+    reduction: float
+    price_s: float
+    sets: tuple[tuple[int, ...], ...]
+    candidates: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """What was decided, and why."""
+        if self.stage is None:
+            return "waits: no stage can run"
+        low, high = self.interval_s
+        lines = [
+            f"runs stage {self.stage} of job {self.job}, which still needs "
+            f"{self.demand_s:.1f} s, {low:.1f} to {high:.1f} s"
+        ]
+        met = "below" if self._wants else "not below"
+        lines.append(f"drew {self.draw:.3f}, {met} epsilon = {self.epsilon:g}: {self._why}")
+        if self.explored:
+            number = next(k for k, one in enumerate(self.sets) if self.job in one)
+            jobs = ", ".join(map(str, self.sets[number]))
+            lines += [
+                f"set {number + 1} of {len(self.sets)} is the first with something to explore: "
+                f"job{'s' if len(self.sets[number]) > 1 else ''} {jobs}",
+                f"R = {self.reduction:.3g} bit s is the largest there, worth its price of "
+                f"{self.price_s:.3g} bit s",
+            ]
+        return "\n".join(lines)
+
+    @property
+    def _wants(self) -> bool:
+        return self.draw is not None and self.draw < self.epsilon
+
+    @property
+    def _why(self) -> str:
+        if self.explored:
+            return "explores"
+        why = "exploits, the job that needs least goes first"
+        return f"nothing to explore, {why}" if self._wants else why
 
 
 @register("llmsched")
@@ -93,25 +164,68 @@ class LLMSched(PriorityPolicy):
         explore = explore & (reduction > 0).any(axis=-1)
         return np.where(explore[..., None], reduction, exploit)
 
+    def explain(self, observation: Observation) -> Explanation:
+        """What :meth:`act` would choose next, and why; nothing changes, no random number is spent.
+
+        Parameters
+        ----------
+        observation
+            Of one environment.
+        """
+        before = self.rng.bit_generator.state
+        action = int(self.act(observation))  # type: ignore[arg-type]
+        self.rng.bit_generator.state = before
+        draw = float(self.rng.random())
+        self.rng.bit_generator.state = before
+        seen = rows_in_use(observation)
+        jobs = seen["jobs"]
+        sets = _sets(seen)[: int((seen["job_mask"] != 0).sum())]
+        runs = action < len(observation["stage_mask"])
+        job = int(seen["stage_job"][action]) if runs else None
+        values = jobs[job] if runs else np.zeros(len(JOB))
+        of_stage = {
+            name: float(stage_feature(seen, name)[action]) if runs else 0.0
+            for name in ("uncertainty_reduction", "demand_s")
+        }
+        explored = runs and draw < self.epsilon and bool((self.exploration(seen) > 0).any())
+        return Explanation(
+            action=action,
+            draw=draw if runs else None,
+            epsilon=self.epsilon,
+            explored=explored,
+            stage=action if runs else None,
+            job=job,
+            demand_s=float(values[JOB["demand_s"]]),
+            interval_s=(float(values[JOB["demand_low_s"]]), float(values[JOB["demand_high_s"]])),
+            reduction=of_stage["uncertainty_reduction"],
+            price_s=self.price * of_stage["demand_s"],
+            sets=tuple(
+                tuple(np.flatnonzero(sets == one).tolist())
+                for one in range(int(sets.max(initial=-1)) + 1)
+            ),
+            candidates=tuple(np.flatnonzero(self._candidates(seen)).tolist()),
+        )
+
     def exploration(self, observation: Observation) -> Scores:
         """R of the stages that may be explored now, 0 for the others: [..., stage rows]."""
+        reduction = stage_feature(observation, "uncertainty_reduction")
+        candidate = self._candidates(observation)
+        if not candidate.any():
+            return np.zeros_like(reduction)
+        sets = _sets(observation)
+        stage_set = np.where(candidate, of_job(observation, sets), sets.shape[-1])
+        first = stage_set.min(axis=-1, keepdims=True)
+        return np.where(candidate & (stage_set == first), reduction, 0)
+
+    def _candidates(self, observation: Observation) -> NDArray[np.bool_]:
+        """The stages whose R is worth its price, in whichever set: bool [..., stage rows]."""
         reduction = stage_feature(observation, "uncertainty_reduction")
         worth = reduction > self.price * stage_feature(observation, "demand_s")
         candidate = worth & (reduction > 0) & runnable(observation)
         candidate &= self._below_fraction(observation)
         if self.contenders:
             candidate &= self._may_be_shorter(observation)
-        if not candidate.any():
-            return np.zeros_like(reduction)
-        jobs = observation["jobs"]
-        sets = overlapping_sets(
-            jobs[..., JOB["demand_low_s"]],
-            jobs[..., JOB["demand_high_s"]],
-            observation["job_mask"] != 0,
-        )
-        stage_set = np.where(candidate, of_job(observation, sets), sets.shape[-1])
-        first = stage_set.min(axis=-1, keepdims=True)
-        return np.where(candidate & (stage_set == first), reduction, 0)
+        return candidate
 
     def _may_be_shorter(self, observation: Observation) -> NDArray[np.bool_]:
         """Whether the stage's job may need less than the job that exploitation would serve."""
@@ -127,6 +241,16 @@ class LLMSched(PriorityPolicy):
         total = started + stage_feature(observation, "waiting_tasks")
         # The small number keeps r = 0.3 of 10 tasks at 3, not at 3.0000001.
         return (started < 1) | (started < self.explore_fraction * total - 1e-4)
+
+
+def _sets(observation: Observation) -> NDArray[np.intp]:
+    """The set of each job's interval: [..., job rows]."""
+    jobs = observation["jobs"]
+    return overlapping_sets(
+        jobs[..., JOB["demand_low_s"]],
+        jobs[..., JOB["demand_high_s"]],
+        observation["job_mask"] != 0,
+    )
 
 
 def overlapping_sets(

@@ -13,3 +13,5 @@ from .preset import load_cluster as load_cluster
 from .serving import SERVING as SERVING
 from .state import ClusterState as ClusterState
 from .ticks import TICKS_PER_SECOND as TICKS_PER_SECOND
+from .timeline import Timeline as Timeline
+from .timeline import timeline as timeline

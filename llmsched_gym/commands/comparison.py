@@ -19,6 +19,7 @@ from llmsched_gym.evaluation.comparison import CLAIRVOYANT, Comparison, Evaluati
 from llmsched_gym.files import locked
 from llmsched_gym.settings import Count, Flag, Folder, Names, Number, Settings
 
+OF_NO_MATTER = ("processes", "overwrite", "animation", "output_dir")  # to what is measured
 EXPERIMENT = ("experiment", "workload", "cluster", "belief", "seed")  # what makes one
 
 
@@ -36,6 +37,7 @@ class EvaluateSettings(Settings):
     max_stages: Count | None
     processes: Count | None
     overwrite: Flag
+    animation: Flag
     output_dir: Folder
     experiment: Any = None
     testbed: Any = None
@@ -102,7 +104,7 @@ def kept_settings(given: dict[str, Any]) -> dict[str, Any]:
     """The settings that results are kept with and told apart by."""
     if "experiment" in given:
         return {name: given[name] for name in EXPERIMENT}
-    return {k: v for k, v in given.items() if k not in ("processes", "overwrite", "output_dir")}
+    return {name: value for name, value in given.items() if name not in OF_NO_MATTER}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ How they are compared is in :mod:`llmsched_gym.evaluation.comparison`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -43,6 +44,7 @@ from llmsched_gym.experiments.cells import Experiment
 from llmsched_gym.experiments.plan import plan
 from llmsched_gym.experiments.run import run_experiment
 from llmsched_gym.files import staged
+from llmsched_gym.plotting import save
 from llmsched_gym.processes import cores
 
 NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
@@ -57,6 +59,7 @@ NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
     "episodes": "experiment.episodes",
     "num_jobs": "experiment.num_jobs",
     "max_stages": "observations that show all",
+    "animation": "figures of its own",
 }
 
 
@@ -126,8 +129,23 @@ def evaluate(given: dict[str, Any], logged: dict[str, Any] | None = None) -> flo
         with progress_of(evaluation) as (advance, _name):
             result = evaluation.play(advance)
         result.write(folder, settings=shown)
+        if settings.animation:
+            with reading("drawing the animation"):
+                draw_first_minutes(evaluation, folder)
     show(result, settings.output_dir)
     return result.mean_jct_s
+
+
+def draw_first_minutes(evaluation: Evaluation, folder: Path) -> None:
+    """Write the policy above its first baseline: animation.gif, and gantt.png of the same."""
+    from llmsched_gym.evaluation.animation import animate, timelines  # what they need takes a while
+    from llmsched_gym.rendering.gantt import gantt
+
+    env, seed = evaluation.env, evaluation.seed
+    policies = {run.label: run.make() for run in evaluation.runs[:2] if not run.reference}
+    animate(policies, env, folder / "animation.gif", seed=seed)
+    tasks = timelines(policies, env, seed=seed)
+    save(lambda: gantt(tasks, evaluation.setting().title), folder / "gantt.png")
 
 
 def experiment(

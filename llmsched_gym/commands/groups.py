@@ -31,7 +31,8 @@ class WorkloadOptions:
     name: str = MISSING
     load: float = 1.3  # offered to the LLM slots; 1 fills them
     arrival_rate: float | None = None  # jobs/s, instead of the load
-    arrivals: str | None = None  # poisson (null), recorded or burst; null: see also replay
+    # poisson (null), interrupted_poisson, recorded or burst (all at once); null: see also replay
+    arrivals: str | None = None
     arrivals_path: str | None = None  # the CSV file of recorded arrivals
     arrivals_column: str | None = None  # its column of timestamps
     prompt_scale: float = 1.0  # times the prompt tokens of every LLM task

@@ -20,7 +20,7 @@ from llmsched_gym.cluster.state import ClusterState, new_state
 from llmsched_gym.cluster.ticks import LAST_ARRIVAL_S
 from llmsched_gym.env.features import observation_space
 from llmsched_gym.env.reward import REWARDS
-from llmsched_gym.workload.arrivals import Poisson, Recorded
+from llmsched_gym.workload.arrivals import InterruptedPoisson, Poisson, Recorded
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload, arrival_rate, make_workload
 from llmsched_gym.workload.template import (
@@ -31,6 +31,8 @@ from llmsched_gym.workload.template import (
 )
 
 MOST_ROWS = 10_000_000  # of a table of an observation: half a gigabyte
+# Those whose expected last arrival is known to be the number of jobs over the rate, or nearly.
+SPANS_KNOWN = (Poisson, InterruptedPoisson, Recorded)
 BELIEFS = {"none": NONE, "prior": PRIOR, "bayes": BAYES, "oracle": ORACLE}
 
 
@@ -77,7 +79,7 @@ class Scenario:
         self.reward = REWARDS[reward]
         self._offered = f"load: {load}" if arrival_rate is None else f"arrival_rate: {arrival_rate}"
         self.rate = self._rate(float(load)) if arrival_rate is None else float(arrival_rate)
-        if isinstance(self.workload.arrivals, Poisson | Recorded):  # of others nothing is known
+        if isinstance(self.workload.arrivals, SPANS_KNOWN):
             self._check_span(self.num_jobs / self.rate)
         self._set_up_belief(belief_settings or BeliefSettings())
         self._set_up_spaces(max_jobs, max_stages)

@@ -22,10 +22,11 @@ from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.env.actions import InvalidAction, number_of, why_invalid
 from llmsched_gym.env.driver import Driver, Simulated
 from llmsched_gym.env.outcome import episode_metrics, job_table
-from llmsched_gym.env.rendering import RENDER_FPS, RENDER_MODES, check_render_mode, render
+from llmsched_gym.env.pictures import Pictures
 from llmsched_gym.env.reward import Step
 from llmsched_gym.env.scenario import Scenario, check_flag, episode_options, seed_of
 from llmsched_gym.env.view import Seen, View, look
+from llmsched_gym.rendering.modes import RENDER_FPS, RENDER_MODES, check_render_mode, render
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload
 
@@ -40,7 +41,7 @@ class Snapshot(NamedTuple):
     rng: Mapping[str, Any]
 
 
-class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
+class LLMSchedEnv(Pictures, gymnasium.Env[dict[str, NDArray[Any]], int]):
     """A GPU cluster that serves compound LLM jobs, one scheduling decision a step.
 
     An episode draws its whole workload at reset, so the same seed gives the same jobs to every
@@ -162,7 +163,7 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         limit = episode_options(options)
         super().reset(seed=seed_of(seed))
         self._state = self.scenario.draw(self.np_random, limit)
-        self._view = View(self.scenario, self._state)
+        self._view = View(self.scenario, self._state, self._recording)
         self._steps, self._last_step = 0, _steps_allowed(self)
         self._status = self._driver.start(self._state)
         return self._observe(), self._info()
@@ -225,7 +226,8 @@ class LLMSchedEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
                 'render() without a render mode: make(..., render_mode="rgb_array")'
             )
             return None
-        return render(self.state, self.bank.applications, self.render_mode)
+        applications = self.bank.applications
+        return render(self.state, self.scenario.templates, applications, self.render_mode)
 
     def metrics(self) -> dict[str, Any]:
         """What the last ``info`` of an episode has, of the jobs that have completed so far."""

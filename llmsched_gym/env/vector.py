@@ -25,10 +25,10 @@ from llmsched_gym.env.advance import BEGIN, LEAVE, STEP, advance_many
 from llmsched_gym.env.features import Observation, empty_observation
 from llmsched_gym.env.observation import new_shown
 from llmsched_gym.env.outcome import episode_metrics, job_table
-from llmsched_gym.env.rendering import RENDER_FPS, RENDER_MODES, check_render_mode, render
 from llmsched_gym.env.reward import Step
 from llmsched_gym.env.scenario import Scenario, check_count, check_flag, episode_options, seed_of
 from llmsched_gym.processes import cores
+from llmsched_gym.rendering.modes import RENDER_FPS, RENDER_MODES, check_render_mode, render
 
 # Fewer are not worth a thread: to wake one takes as long as their steps.
 CLUSTERS_A_THREAD = 96
@@ -265,9 +265,9 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
         if self.render_mode is None:
             logger.warn('render() without a render mode: make_vec(..., render_mode="rgb_array")')
             return None
-        applications = self.scenario.bank.applications
+        templates, applications = self.scenario.templates, self.scenario.bank.applications
         states = map(self.state, range(self.num_envs))
-        return tuple(render(state, applications, self.render_mode) for state in states)
+        return tuple(render(state, templates, applications, self.render_mode) for state in states)
 
     def close_extras(self, **_: Any) -> None:
         """End the threads."""

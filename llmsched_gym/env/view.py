@@ -10,18 +10,30 @@ from numpy.typing import NDArray
 from llmsched_gym.belief.inference import update
 from llmsched_gym.belief.networks import Beliefs, Scratch, new_scratch
 from llmsched_gym.cluster.state import EVIDENCE, ClusterState, Table, copied, copy_state
-from llmsched_gym.env.features import Observation, empty_observation
+from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
+from llmsched_gym.env.features import JOB, Observation, empty_observation
 from llmsched_gym.env.observation import Shown, new_shown, observe
 from llmsched_gym.env.scenario import Scenario
 
+_DEMAND = [JOB[name] for name in ("demand_s", "demand_low_s", "demand_high_s")]
+
+
+class Believed(NamedTuple):
+    """What an observation said of the remaining demand of the jobs in it."""
+
+    time_s: float
+    jobs: NDArray[np.int64]  # [jobs]
+    demand_s: NDArray[np.float32]  # [jobs, 3]: E[rem], and the ends of its interval
+
 
 class Seen(NamedTuple):
-    """What is believed and shown of a cluster: the arrays of a :class:`View`."""
+    """What is believed and shown of a cluster: what a :class:`View` consists of."""
 
     stage_beliefs: Table
     job_beliefs: Table
     shown: Shown
     used: NDArray[np.int64]
+    history: tuple[Believed, ...] | None = None
 
 
 class View:
@@ -37,9 +49,11 @@ class View:
     stage_beliefs, job_beliefs : BELIEF_STAGE [jobs, stages], BELIEF_JOB [jobs].
     shown : what each job shows.
     used : int64 [3], rows, edges and jobs of the last observation.
+    history : what was believed so far, one entry a moment; None where nobody asked for it.
+        Nothing in it ever changes, so copies share it.
     """
 
-    def __init__(self, scenario: Scenario, state: ClusterState) -> None:
+    def __init__(self, scenario: Scenario, state: ClusterState, recording: bool = False) -> None:
         self.scenario = scenario
         self.stage_beliefs, self.job_beliefs = scenario.new_beliefs()
         self.shown = new_shown(
@@ -50,6 +64,7 @@ class View:
             scenario.edges_of_a_job,
         )
         self.used = np.zeros(3, np.int64)
+        self.history: tuple[Believed, ...] | None = () if recording else None
         self._scratch: Scratch | None = None
 
     @property
@@ -66,15 +81,19 @@ class View:
 
     def saved(self) -> Seen:
         """A copy of what is believed and shown."""
-        return self._copied(Seen(self.stage_beliefs, self.job_beliefs, self.shown, self.used))
+        return self._copied(self._seen())
 
     @classmethod
     def of(cls, scenario: Scenario, seen: Seen, scratch: Scratch | None = None) -> View:
         """A view that goes on from what another one :meth:`saved`, which stays as it is."""
         view = cls.__new__(cls)
         view.scenario, view._scratch = scenario, scratch
-        view.stage_beliefs, view.job_beliefs, view.shown, view.used = view._copied(seen)
+        seen = view._copied(seen)
+        view.stage_beliefs, view.job_beliefs, view.shown, view.used, view.history = seen
         return view
+
+    def _seen(self) -> Seen:
+        return Seen(self.stage_beliefs, self.job_beliefs, self.shown, self.used, self.history)
 
     def _copied(self, seen: Seen) -> Seen:
         if self.scenario.networks is not None:  # without them nothing is ever believed
@@ -85,9 +104,7 @@ class View:
         return seen._replace(shown=shown, used=seen.used.copy())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> View:
-        return View.of(
-            self.scenario, Seen(self.stage_beliefs, self.job_beliefs, self.shown, self.used)
-        )
+        return View.of(self.scenario, self._seen())
 
     def observe(self, state: ClusterState, asked: bool) -> Observation:
         """Update what is believed, and show it.
@@ -95,7 +112,18 @@ class View:
         ``asked`` is whether a decision is due.
         """
         self.believe(state)
-        return self.show(state, asked)
+        out = self.show(state, asked)
+        if self.history is not None:
+            self._keep(self.history, state, out)
+        return out
+
+    def _keep(self, history: tuple[Believed, ...], state: ClusterState, out: Observation) -> None:
+        """Add what an observation says to the history; of each moment the last one counts."""
+        shown = int(self.used[2])
+        time_s = float(state.clock["now"][0]) / TICKS_PER_SECOND
+        now = Believed(time_s, state.active[:shown].copy(), out.jobs[:shown, _DEMAND])
+        earlier = history[:-1] if history and history[-1].time_s == time_s else history
+        self.history = (*earlier, now)
 
     def believe(self, state: ClusterState) -> None:
         """Update what is believed of the jobs that changed, if anything is."""

@@ -1,3 +1,5 @@
+from .animation import animate as animate
+from .animation import timelines as timelines
 from .belief_quality import belief_rows as belief_rows
 from .comparing import compare as compare
 from .comparison import Comparison as Comparison

@@ -72,23 +72,17 @@ def compare(
     PolicyError
         for what a policy raises.
     """
-    _check_whole("episodes", episodes, 1)
-    _check_whole("processes", processes, 1)
-    _check_whole("seed", seed, 0)
-    for name in sorted(options.keys() - set(OPTIONS)):
-        raise ValueError(f"unknown option {name!r}; valid here: {', '.join(OPTIONS)}")
+    _check(episodes, processes, seed, options)
     runs = check_runs([*_runs(policies), *([CLAIRVOYANT] if reference else [])], belief)
     given = {"num_jobs": num_jobs, "load": load, "arrival_rate": arrival_rate, **options}
     shown = load if arrival_rate is None else None
     if servers is not None:
-        from llmsched_gym.evaluation import live  # which needs the extra `testbed`
+        from llmsched_gym.evaluation.live import apart, prepare  # which needs the extra `testbed`
 
         if processes != 1:
             raise ValueError(f"processes: {processes}, but on servers it can only be one")
         given |= {"workload": workload, "belief": belief}
-        return live.apart(
-            lambda: live.prepare(servers, runs, cluster, given, episodes, seed, shown).play()
-        )
+        return apart(lambda: prepare(servers, runs, cluster, given, episodes, seed, shown).play())
     env, oracle = (
         LLMSchedEnv(workload, cluster or DEFAULT, belief=name, strict=True, **given)
         for name in (belief, "oracle")
@@ -96,9 +90,13 @@ def compare(
     return Evaluation(runs, env, oracle, episodes, seed, processes, shown).play()
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if not is_whole(value, least):
-        raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
+def _check(episodes: Any, processes: Any, seed: Any, options: Mapping[str, Any]) -> None:
+    numbers = (("episodes", episodes, 1), ("processes", processes, 1), ("seed", seed, 0))
+    for name, value, least in numbers:
+        if not is_whole(value, least):
+            raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
+    for name in sorted(options.keys() - set(OPTIONS)):
+        raise ValueError(f"unknown option {name!r}; valid here: {', '.join(OPTIONS)}")
 
 
 def _runs(policies: Any) -> list[Run]:

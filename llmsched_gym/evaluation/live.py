@@ -85,6 +85,7 @@ class LiveEvaluation(Evaluation):
             if it is interrupted.
         """
         done: dict[tuple[str, int], Episode] = {}
+        before = self.kept()
         try:
             for number in range(self.episodes):
                 first = number % len(self.runs)
@@ -95,8 +96,8 @@ class LiveEvaluation(Evaluation):
         except BaseException as error:
             if not interrupted(error):
                 raise
-            raise Unfinished(self._comparison(done)) from None
-        finished = self._comparison(done)
+            raise Unfinished(self._comparison(done, before)) from None
+        finished = self._comparison(done, before)
         assert finished is not None
         return finished
 
@@ -114,14 +115,14 @@ class LiveEvaluation(Evaluation):
         keep(self.folder, episode)
         return replace(episode, log=None)
 
-    def _comparison(self, done: dict[tuple[str, int], Episode]) -> Comparison | None:
-        """Of those episodes that all policies have finished."""
+    def _comparison(self, done: dict[tuple[str, int], Episode], before: int) -> Comparison | None:
+        """Of those episodes that all policies have finished; so many were kept before."""
         labels, numbers = [run.label for run in self.runs], range(self.episodes)
         whole = [n for n in numbers if all((label, n) in done for label in labels)]
         if not whole:
             return None
         episodes = [done[label, number] for label in labels for number in whole]
-        notes = [self._on_what(), *self._retried(episodes), *self._stolen()]
+        notes = [self._on_what(), *self._retried(episodes), *self._stolen(before)]
         if len(whole) < self.episodes:
             notes.append(f"Interrupted: {len(whole)} of {self.episodes} episodes are in here.")
         return self.compared(episodes, *notes)
@@ -136,12 +137,13 @@ class LiveEvaluation(Evaluation):
         retries = sum(int(table["retries"].clip(min=0).sum()) for table in tables)
         return [f"Requests that failed and were sent again: {retries}."] if retries else []
 
-    def _stolen(self) -> list[str]:
-        """A word on the time that is left out, if any is."""
+    def _stolen(self, before: int) -> list[str]:
+        """A word on the time that is left out, if any is and something was played just now."""
         share = getattr(self.servers.clock, "stolen_share", None)
-        if share is None:
+        if share is None or before == len(self.runs) * self.episodes:
             return []
-        return [f"Time that servers waited for a CPU is left out: {share():.1%} of theirs."]
+        since = ", since the run went on" if before else ""
+        return [f"Time that servers waited for a CPU is left out: {share():.1%} of theirs{since}."]
 
 
 def prepare(

@@ -19,6 +19,7 @@ from llmsched_gym.errors import printable
 from llmsched_gym.evaluation.episodes import Episode
 from llmsched_gym.metrics import Estimate
 
+SMALL_S = 10.0  # means below it are shown to hundredths of a second
 SJF, REFERENCE = "sjf", "srtf_oracle"  # the two ends of the gap
 
 EPISODE_COLUMNS = (
@@ -114,6 +115,7 @@ def _jct_of_policies(episodes: Iterable[Episode]) -> dict[str, list[NDArray[np.f
 def results_table(summaries: Sequence[Summary], title: str) -> Table:
     """The summaries to be read, one row a policy."""
     evaluated = summaries[0].policy
+    digits = 1 if max(one.mean.value or 0.0 for one in summaries) >= SMALL_S else 2
     table = Table(title=plain(title, "bold"), title_justify="left")
     table.add_column("policy\n")
     table.add_column(plain("mean JCT, s\n[95 % interval]"), justify="right")
@@ -123,8 +125,8 @@ def results_table(summaries: Sequence[Summary], title: str) -> Table:
     for one in summaries:
         table.add_row(
             plain(one.policy + (" (clairvoyant)" if one.clairvoyant else "")),
-            shown(one.mean),
-            f"{one.percentiles['p95_jct_s']:.1f}",
+            shown(one.mean, digits=digits),
+            f"{one.percentiles['p95_jct_s']:.{digits}f}",
             shown(one.reduction, percent=True),
             shown_gap(one.gap_closed),
             style="bold" if one.policy == evaluated else None,
@@ -145,7 +147,7 @@ def shown_gap(gap: Estimate | None) -> str:
     return shown(gap, percent=True)
 
 
-def shown(estimate: Estimate | None, percent: bool = False) -> str:
+def shown(estimate: Estimate | None, percent: bool = False, digits: int = 1) -> str:
     """An estimate to be read, with its interval if it has one; empty without an estimate."""
     if estimate is None:
         return ""
@@ -153,7 +155,7 @@ def shown(estimate: Estimate | None, percent: bool = False) -> str:
         return "n/a"
     scale, unit = (100, " %") if percent else (1, "")
     # Adding 0 turns -0.0 into 0.0.
-    numbers = [f"{round(scale * x, 1) + 0.0:.1f}" for x in estimate if x is not None]
+    numbers = [f"{round(scale * x, digits) + 0.0:.{digits}f}" for x in estimate if x is not None]
     interval = f" [{numbers[1]}, {numbers[2]}]" if len(numbers) == 3 else ""
     return numbers[0] + unit + interval
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -73,8 +73,9 @@ def started(command: list[str], slots: int, given: bytes = b"") -> Iterator[Serv
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(given)
-            process.stdin.flush()
+            with suppress(BrokenPipeError):  # it has ended, and stderr says why
+                process.stdin.write(given)
+                process.stdin.flush()
             yield Served(_wait(process, process.stdout, errors), process.pid, slots)
         finally:
             process.terminate()
@@ -83,8 +84,9 @@ def started(command: list[str], slots: int, given: bytes = b"") -> Iterator[Serv
             except subprocess.TimeoutExpired:  # e.g. stopped by SIGSTOP
                 process.kill()
                 process.wait()
-            process.stdin.close()
             process.stdout.close()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
 
 
 def _wait(process: subprocess.Popen[bytes], said: IO[bytes], errors: IO[bytes]) -> str:

@@ -252,10 +252,10 @@ class FakeServer:
         except BaseException:
             await self._runner.cleanup()
             raise
+        self._iterations = self._spawn(self._run())
         for fault in self.faults:
             if fault.kind in OF_THE_SERVER and fault.first == fault.after == 0:
                 await self._strike(fault)
-        self._iterations = self._spawn(self._run())
         return self
 
     async def __aexit__(
@@ -385,6 +385,7 @@ class FakeServer:
             return _failed(fault.status, _SAID["error"])
         if fault is not None and fault.kind == "refuse" and request.transport is not None:
             request.transport.close()
+            return web.Response()  # which nobody hears
         try:
             asked = self._sequence(await request.json())
         except (ValueError, TypeError, KeyError) as error:

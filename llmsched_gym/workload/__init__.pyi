@@ -2,9 +2,11 @@ from .applications import APPLICATIONS as APPLICATIONS
 from .applications import CLASSES as CLASSES
 from .arrivals import Arrivals as Arrivals
 from .arrivals import Burst as Burst
+from .arrivals import InterruptedPoisson as InterruptedPoisson
 from .arrivals import Poisson as Poisson
 from .arrivals import Recorded as Recorded
 from .bank import JobBank as JobBank
+from .importers.formats import import_traces as import_traces
 from .job import InvalidJob as InvalidJob
 from .job import Job as Job
 from .job import Kind as Kind
@@ -16,6 +18,7 @@ from .mixes import WORKLOADS as WORKLOADS
 from .mixes import Workload as Workload
 from .mixes import arrival_rate as arrival_rate
 from .mixes import make_workload as make_workload
+from .samples import sample_path as sample_path
 from .traces import TraceError as TraceError
 from .traces import read_traces as read_traces
 from .traces import write_traces as write_traces

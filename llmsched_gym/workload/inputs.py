@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from reprlib import Repr
 
@@ -76,3 +78,12 @@ def shown(value: object) -> str:
         return _REPR.repr(value)
     except ValueError:  # an integer of thousands of digits
         return "a number of thousands of digits"
+
+
+def unknown(option: str, value: object, valid: Iterable[str]) -> ValueError:
+    """What to raise for a name that is none of the valid ones; it names the nearest."""
+    close = get_close_matches(str(value), sorted(valid), 1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return ValueError(
+        f"{option}: unknown {shown(value)}{hint}, choose from {', '.join(sorted(valid))}"
+    )

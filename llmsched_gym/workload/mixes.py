@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -15,11 +15,19 @@ from numpy.typing import NDArray
 
 from llmsched_gym.checks import is_whole
 from llmsched_gym.workload.applications import APPLICATIONS, CLASSES
-from llmsched_gym.workload.arrivals import Arrivals, Burst, FloatArray, Poisson, Recorded
+from llmsched_gym.workload.arrivals import (
+    Arrivals,
+    Burst,
+    FloatArray,
+    InterruptedPoisson,
+    Poisson,
+    Recorded,
+)
 from llmsched_gym.workload.bank import JobBank, limits_from_past
 from llmsched_gym.workload.inputs import shown
 from llmsched_gym.workload.job import Job
-from llmsched_gym.workload.traces import ON_BAD_JOB, SUFFIXES, load_traces
+from llmsched_gym.workload.lines import SUFFIXES
+from llmsched_gym.workload.traces import ON_BAD_JOB, load_traces
 
 MIXES: dict[str, tuple[str, ...]] = {
     "mixed": tuple(APPLICATIONS),
@@ -27,7 +35,12 @@ MIXES: dict[str, tuple[str, ...]] = {
     **{application: (application,) for application in APPLICATIONS},
 }
 WORKLOADS = (*MIXES, "traces")
-ARRIVALS = ("burst", "poisson", "recorded")
+GENERATED_ARRIVALS: dict[str, Callable[[], Arrivals]] = {
+    "burst": Burst,
+    "interrupted_poisson": InterruptedPoisson,
+    "poisson": Poisson,
+}
+ARRIVALS = (*GENERATED_ARRIVALS, "recorded")
 
 PAST, EVALUATED = "past", "evaluated"
 STREAMS = (PAST, EVALUATED)
@@ -180,7 +193,8 @@ def make_workload(
     are fitted on the rest, so that neither a learner nor its beliefs know a job that is evaluated.
 
     ``applications`` keeps only some of the applications of the traces, ``replay`` takes their jobs
-    in file order. ``arrivals`` is "poisson" (the default), "burst", "recorded" (timestamps from
+    in file order. ``arrivals`` is "poisson" (the default), "interrupted_poisson" (bursts and
+    pauses, see :class:`InterruptedPoisson`), "burst" (all at once), "recorded" (timestamps from
     ``arrivals_path``, see :meth:`Recorded.from_csv`) or an object with their ``draw`` method. With
     ``replay``, job i of the file arrives at timestamp i; without ``arrivals``, at its own
     ``arrival_s`` if all jobs have one. ``on_bad_job="skip"`` leaves out jobs that are malformed or
@@ -207,8 +221,7 @@ def make_workload(
         replay=replay,
     )
     if name == "traces":
-        own = replay and arrivals is None
-        made = _traced(files, process, own, on_bad_job)
+        made = _traced(files, process, replay and arrivals is None, on_bad_job)
     else:
         made = _generated(name, files, process, jobs_per_application, on_bad_job)
     return made.scaled(prompt_scale, output_scale, duration_scale)
@@ -413,7 +426,7 @@ def _arrivals(
         return arrivals
     if arrivals not in ARRIVALS:
         raise _unknown("arrivals", arrivals, ARRIVALS)
-    return Burst() if arrivals == "burst" else Poisson()
+    return GENERATED_ARRIVALS[arrivals]()
 
 
 def _unknown(option: str, value: str, valid: Iterable[str]) -> ValueError:

@@ -18,36 +18,39 @@ import gzip
 import json
 import os
 import re
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from llmsched_gym.files import replacing
-from llmsched_gym.workload.inputs import given_path, other_than_file, printable
+from llmsched_gym.workload.importers.formats import SUFFIXES as OTHERS
+from llmsched_gym.workload.importers.formats import import_files, recognised
+from llmsched_gym.workload.importers.tally import SHOWN, listed
+from llmsched_gym.workload.inputs import given_path, printable, unknown
 from llmsched_gym.workload.job import InvalidJob, Job, Kind, LLMTask, RegularTask, Stage, Task
+from llmsched_gym.workload.lines import (
+    FORMAT,
+    FieldError,
+    files_below,
+    lines,
+    parsed,
+    shown_json,
+    trace_files,
+)
+from llmsched_gym.workload.lines import TraceError as TraceError
+from llmsched_gym.workload.samples import sample_path
 
+SAMPLE = "sample"  # the path of the jobs that ship, unless there is something of that name
 ON_BAD_JOB = ("error", "skip")
-FORMAT = "docs/workloads.md, trace format"
-SUFFIXES = (".jsonl", ".jsonl.gz")
-LONGEST_LINE = 2**26  # bytes
 KINDS = {"llm": Kind.LLM, "regular": Kind.REGULAR}
 STAGE_KEYS = frozenset({"id", "name", "kind", "parents", "tasks", "revealed_by"})
 TYPES = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
-SHOWN = 5  # reasons and keys that a note names
 
 Id = int | str
 T = TypeVar("T")
-
-
-class TraceError(ValueError):
-    """A malformed trace; the message is ``file:line: field: what is wrong``."""
-
-
-class _FieldError(ValueError):
-    """``field: what is wrong``; the reader adds file and line."""
 
 
 class Traces(NamedTuple):
@@ -73,9 +76,13 @@ def read_traces(path: str | os.PathLike[str], on_bad_job: str = "error") -> list
     may be compressed by gzip, whatever their names. The stages of a job are numbered in file
     order, whatever their ids.
 
+    Files of other tools are imported (:mod:`llmsched_gym.workload.importers`): those of one format
+    together, where the first of them is. A folder without ``*.jsonl`` may hold them under the names
+    that they usually have (``*.traj``, ``*.csv``, ``*.json``).
+
     Parameters
     ----------
-    path : file or folder.
+    path : file or folder, or "sample" for the jobs that ship, unless there is something so called.
     on_bad_job : "error", or "skip" to leave out jobs that are malformed.
 
     Raises
@@ -93,20 +100,49 @@ def read_traces(path: str | os.PathLike[str], on_bad_job: str = "error") -> list
 def load_traces(path: str | os.PathLike[str], on_bad_job: str = "error") -> Traces:
     """Like :func:`read_traces`, with notes on ignored keys and on jobs that were left out."""
     if on_bad_job not in ON_BAD_JOB:
-        raise ValueError(f"on_bad_job: unknown {on_bad_job!r}, choose from {', '.join(ON_BAD_JOB)}")
-    path = given_path("path", path)
+        raise unknown("on_bad_job", on_bad_job, ON_BAD_JOB)
+    path = _path(path)
     reading = _Reading(skip=on_bad_job == "skip")
-    for file in _files(path):
-        reading.read(file)
+    reading.read_all(_files(path))
     if not reading.jobs:
         raise TraceError(f"{path}: no job is left: {reading.notes()[-1]}")
     return Traces(reading.jobs, reading.numbers, reading.notes())
 
 
+def check_traces(
+    path: str | os.PathLike[str],
+) -> tuple[list[Job], list[tuple[str, str]], tuple[str, ...]]:
+    """The good jobs of a file or folder, what is wrong with the others, and notes.
+
+    What is wrong is a pair for each bad job in the order of the files: ``file:line`` and why.
+
+    Raises
+    ------
+    FileNotFoundError, TraceError
+        like :func:`read_traces`, but not for bad jobs, though none be left.
+    """
+    reading = _Reading(skip=True)
+    reading.read_all(_files(_path(path)))
+    return reading.jobs, reading.problems, reading.notes()
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    """The path that a user gave, or that of the sample."""
+    given = given_path("path", path)
+    return sample_path() if given == Path(SAMPLE) and not given.exists() else given
+
+
+def _files(path: Path) -> list[Path]:
+    files = trace_files(path) or [one for one in files_below(path, OTHERS) if recognised(one)]
+    if not files:
+        raise TraceError(f"{path}: no *.jsonl file in this folder (see {FORMAT})")
+    return files
+
+
 def write_traces(path: str | os.PathLike[str], jobs: Iterable[Job]) -> None:
     """Write jobs to a JSON lines file, from which :func:`read_traces` makes equal jobs.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all; it is compressed if its name ends with ``.gz``.
 
     Raises
     ------
@@ -126,8 +162,11 @@ def write_traces(path: str | os.PathLike[str], jobs: Iterable[Job]) -> None:
         records[key] = json.dumps(_record(job), separators=(",", ":"), allow_nan=False)
     if not records:
         raise ValueError(f"{path}: no job to write")
+    data = "".join(f"{line}\n" for line in records.values()).encode("ascii")
+    if path.name.lower().endswith(".gz"):
+        data = gzip.compress(data, mtime=0)
     with replacing(path) as part:
-        part.write_text("".join(f"{line}\n" for line in records.values()), encoding="ascii")
+        part.write_bytes(data)
 
 
 @dataclass
@@ -140,131 +179,85 @@ class _Reading:
     numbers: list[int] = field(default_factory=list)
     places: dict[tuple[str, str], str] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)  # keys
-    reasons: dict[str, list[str]] = field(default_factory=dict)  # and the places of bad jobs
+    problems: list[tuple[str, str]] = field(default_factory=list)  # places and what is wrong there
+    imports: list[str] = field(default_factory=list)  # notes on files of other tools
+
+    def read_all(self, files: Sequence[Path]) -> None:
+        """The jobs of all files; those of another tool together, where the first of them is."""
+        formats = {file: None if _is_ours(file) else recognised(file) for file in files}
+        alike: dict[str, list[Path]] = {}
+        for file, name in formats.items():
+            if name is not None:
+                alike.setdefault(name, []).append(file)
+        for file, name in formats.items():
+            if name is None:
+                self.read(file)
+            elif file == alike[name][0]:
+                self._import(alike[name], name)
 
     def read(self, file: Path) -> None:
         """The jobs of one file, whose last line may lack its end."""
         before = self.found
-        for number, line in _lines(file):
+        for number, line in lines(file):
             place = f"{printable(file)}:{number}"
             try:
-                self._add(_job(_parse(line), place, self.ignored))
-            except (_FieldError, InvalidJob) as error:
+                self._add(_job(parsed(line), place, self.ignored))
+            except (FieldError, InvalidJob) as error:
                 if not self.skip:
                     raise TraceError(f"{place}: {error} (see {FORMAT})") from None
-                reason = re.sub(r"\[\d+\]", "[]", str(error))
-                self.reasons.setdefault(reason, []).append(place)
+                self.problems.append((place, str(error)))
             self.found += 1
         if self.found == before:
             raise TraceError(f"{file}:1: no job: the file is empty (see {FORMAT})")
 
+    def _import(self, files: Sequence[Path], name: str) -> None:
+        imported = import_files(files, name)
+        for job in imported.jobs:
+            try:
+                self._add(job)
+            except FieldError as error:
+                if not self.skip:
+                    raise TraceError(f"{job.source}: {error} (see {FORMAT})") from None
+                self.problems.append((job.source, str(error)))
+            self.found += 1
+        where = printable(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+        self.imports.append(f"traces: {where} read as {imported.summary()}")
+        self.imports += (f"traces: {name}: {note}" for note in imported.tally.notes())
+
     def _add(self, job: Job) -> None:
         first = self.places.setdefault((job.application, job.job_id), job.source)
         if first != job.source:
-            raise _FieldError(
-                f"job_id: {job.job_id!r} of {job.application!r} is already at {first}"
-            )
+            raise FieldError(f"job_id: {job.job_id!r} of {job.application!r} is already at {first}")
         self.jobs.append(job)
         self.numbers.append(self.found)
 
     def notes(self) -> tuple[str, ...]:
-        notes = []
+        notes = list(self.imports)
         if self.ignored:
             keys = sorted(self.ignored)
             more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
             notes.append(f"traces: ignored keys {', '.join(keys[:SHOWN])}{more} ({FORMAT})")
-        if self.reasons:
-            count = sum(map(len, self.reasons.values()))
-            notes.append(f"traces: {count} jobs left out: {_listed(self.reasons)}")
+        if self.problems:
+            counts: Counter[str] = Counter()
+            places: dict[str, str] = {}
+            for place, error in self.problems:
+                reason = re.sub(r"\[\d+\]", "[]", error)
+                counts[reason] += 1
+                places.setdefault(reason, place)
+            told = listed(counts, places)
+            notes.append(f"traces: {len(self.problems)} jobs left out: {told}")
         return tuple(notes)
 
 
-def _listed(reasons: dict[str, list[str]]) -> str:
-    """The most frequent reasons, each with its number and first place."""
-    frequent = sorted(reasons.items(), key=lambda pair: -len(pair[1]))
-    told = [f"{len(places)} x {why} (first {places[0]})" for why, places in frequent[:SHOWN]]
-    if len(frequent) > SHOWN:
-        told.append(f"{len(frequent) - SHOWN} more reasons")
-    return "; ".join(told)
-
-
-def _files(path: Path) -> list[Path]:
-    """The file itself, or those of a folder, in the order of their paths."""
-    try:
-        kind = other_than_file(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file or folder") from None
-    if kind != "a folder":
-        _check_file(path, kind)
-        return [path]
-    files: list[Path] = []
-    for folder, folders, names in os.walk(path, onerror=_raise):
-        folders[:] = (name for name in folders if not name.startswith("."))
-        files += [Path(folder, name) for name in names if _is_trace(name)]
-    if not files:
-        raise TraceError(f"{path}: no *.jsonl file in this folder (see {FORMAT})")
-    files.sort()
-    for file in files:
-        _check_file(file, other_than_file(file))
-    return files
-
-
-def _is_trace(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
-
-
-def _check_file(file: Path, kind: str | None) -> None:
-    if kind:
-        raise TraceError(f"{file}: {kind}, not a file (see {FORMAT})")
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, numbered from 1; what is compressed by gzip is unpacked."""
-    number = 0
-    with file.open("rb") as raw:
-        packed = raw.peek(2)[:2] == b"\x1f\x8b"
-        stream = gzip.GzipFile(fileobj=raw) if packed else raw
+def _is_ours(file: Path) -> bool:
+    """Whether the first line that can be read is an object with one of our keys."""
+    for _, line in islice(lines(file), 1):
         try:
-            while line := stream.readline(LONGEST_LINE + 1):
-                number += 1
-                if len(line) > LONGEST_LINE:
-                    raise TraceError(f"{file}:{number}: longer than {LONGEST_LINE} bytes")
-                if line.strip():
-                    yield number, line
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise TraceError(f"{file}:{number + 1}: gzip: damaged file: {error}") from None
-
-
-def _parse(line: bytes) -> object:
-    try:
-        return json.loads(
-            line.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_not_finite
-        )
-    except _FieldError:
-        raise
-    except UnicodeDecodeError as error:
-        raise _FieldError(f"text: not UTF-8 (byte {error.start + 1})") from None
-    except json.JSONDecodeError as error:
-        raise _FieldError(f"JSON: {error.msg} (column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 5,000 brackets
-        raise _FieldError(f"JSON: {error}") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in record:
-            raise _FieldError(f"JSON: key {_shown(key)} occurs twice")
-        record[key] = value
-    return record
-
-
-def _not_finite(text: str) -> float:
-    raise _FieldError(f"JSON: {text} is no number")
+            value = parsed(line)
+        except FieldError:
+            return False
+        return isinstance(value, dict) and ("stages" in value or "app" in value)
+    return False
 
 
 def _job(value: object, source: str, ignored: Counter[str]) -> Job:
@@ -276,8 +269,8 @@ def _job(value: object, source: str, ignored: Counter[str]) -> Job:
         _keys(row, where, STAGE_KEYS)
         name = _id(row["id"], f"{where}.id")
         if name in index_of:
-            raise _FieldError(
-                f"{where}.id: {_shown(name)} is also the id of stages[{index_of[name]}]"
+            raise FieldError(
+                f"{where}.id: {shown_json(name)} is also the id of stages[{index_of[name]}]"
             )
         index_of[name] = index
     arrival_s = record.get("arrival_s")
@@ -306,19 +299,19 @@ def _unknown_keys(record: dict[str, Any]) -> Iterator[str]:
 
 
 def _named(key: str) -> str:
-    return key if key.isascii() and key.isprintable() and len(key) <= 40 else _shown(key)
+    return key if key.isascii() and key.isprintable() and len(key) <= 40 else shown_json(key)
 
 
 def _stage(row: dict[str, Any], where: str, index_of: dict[Id, int]) -> Stage:
     def index(value: object, field: str) -> int:
         name = _id(value, f"{where}.{field}")
         if name not in index_of:
-            raise _FieldError(f"{where}.{field}: no stage has id {_shown(name)}")
+            raise FieldError(f"{where}.{field}: no stage has id {shown_json(name)}")
         return index_of[name]
 
     kind = _typed(row["kind"], str, f"{where}.kind")
     if kind not in KINDS:
-        raise _FieldError(f"{where}.kind: {_shown(kind)} is neither llm nor regular")
+        raise FieldError(f"{where}.kind: {shown_json(kind)} is neither llm nor regular")
     tasks = _typed(row["tasks"], list, f"{where}.tasks")
     parents = _typed(row["parents"], list, f"{where}.parents")
     resource = row.get("resource")
@@ -351,39 +344,31 @@ def _keys(value: object, where: str, required: Set[str]) -> dict[str, Any]:
     """The value, checked to be an object with these keys."""
     record = _typed(value, dict, where or "job")
     for key in sorted(required - record.keys()):
-        raise _FieldError(f"{where}.{key}: missing" if where else f"{key}: missing")
+        raise FieldError(f"{where}.{key}: missing" if where else f"{key}: missing")
     return record
 
 
 def _typed(value: Any, expected: type[T], where: str) -> T:
     """The value, checked to be of the type (a bool is no int)."""
     if not isinstance(value, expected) or isinstance(value, bool):
-        raise _FieldError(f"{where}: expected {TYPES[expected]}, got {_shown(value)}")
+        raise FieldError(f"{where}: expected {TYPES[expected]}, got {shown_json(value)}")
     return value
 
 
 def _id(value: object, where: str) -> Id:
     """The value, checked to be what jobs and stages may be called by."""
     if not isinstance(value, int | str) or isinstance(value, bool):
-        raise _FieldError(f"{where}: expected text or a whole number, got {_shown(value)}")
+        raise FieldError(f"{where}: expected text or a whole number, got {shown_json(value)}")
     return value
 
 
 def _number(value: object, where: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise _FieldError(f"{where}: expected a number, got {_shown(value)}")
+        raise FieldError(f"{where}: expected a number, got {shown_json(value)}")
     try:
         return float(value)
     except OverflowError:
-        raise _FieldError(f"{where}: not a time in seconds") from None
-
-
-def _shown(value: object) -> str:
-    try:
-        text = json.dumps(value)
-    except RecursionError:
-        return "deeply nested brackets"
-    return text if len(text) <= 40 else f"{text[:37]}..."
+        raise FieldError(f"{where}: not a time in seconds") from None
 
 
 def _record(job: Job) -> dict[str, Any]:

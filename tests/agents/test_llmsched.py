@@ -224,3 +224,70 @@ def test_jobs_with_nothing_to_run_still_join_sets() -> None:
     assert explorer().act(observation(jobs, [stage(0, 1), stage(2, 5)])) == 1
     jobs[1] = {"demand_low_s": 40, "demand_high_s": 50}
     assert explorer().act(observation(jobs, [stage(0, 1), stage(2, 5)])) == 0
+
+
+# --- why ------------------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0, 0.5, 1]),
+    st.sampled_from([0, 0.5, 2]),
+    st.booleans(),
+)
+def test_an_explanation_is_of_what_it_does_next(
+    seed: int, epsilon: float, price: float, contenders: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    options = {"epsilon": epsilon, "price": price, "contenders": contenders}
+    asked, unasked = make_policy("llmsched", **options), make_policy("llmsched", **options)
+    asked.reset(seed)
+    unasked.reset(seed)
+    draws = np.random.default_rng(seed)
+    for _ in range(6):
+        seen = random_observation(rng, jobs=int(rng.integers(1, 8)), stages=12)
+        why: Any = asked.explain(seen)  # type: ignore[attr-defined]
+        assert asked.explain(seen) == why  # type: ignore[attr-defined]
+        assert why.action == asked.act(seen) == unasked.act(seen)
+        assert str(why).splitlines()[0].startswith("waits" if why.draw is None else "runs stage")
+        if why.draw is None:
+            assert why.action == len(seen["action_mask"]) - 1
+            assert (why.stage, why.job, why.explored) == (None, None, False)
+            continue
+        assert why.draw == draws.random()
+        explore = why.draw < epsilon
+        exploits = by_hand(seen, False, Fraction("0.3"), price, contenders)
+        assert why.action == by_hand(seen, explore, Fraction("0.3"), price, contenders)
+        assert why.explored == (explore and bool(why.candidates))
+        assert why.explored or why.action == exploits
+        present = np.flatnonzero(seen["job_mask"]).tolist()
+        rows = seen["jobs"][present][:, [JOB["demand_low_s"], JOB["demand_high_s"]]]
+        expected = [tuple(sorted(one)) for one in closure(list(map(tuple, rows.tolist())))]
+        assert list(why.sets) == expected
+        if why.explored:
+            assert why.stage in why.candidates
+            assert why.reduction == seen["stages"][why.stage, STAGE["uncertainty_reduction"]]
+            assert why.reduction > why.price_s
+            assert f"R = {why.reduction:.3g} bit s" in str(why)
+
+
+def test_an_explanation_by_hand() -> None:
+    stages = [stage(0, 7), stage(0, 9, demand_s=2), stage(1, 8), stage(2, 0)]
+    why = explorer(price=2.0).explain(observation(JOBS, stages))
+    assert (why.stage, why.job, why.explored) == (1, 0, True)
+    assert why.sets == ((2,), (0, 1))
+    assert why.candidates == (0, 1, 2)
+    text = str(why).replace(f"{why.draw:.3f}", "DRAW")
+    assert text == (
+        "runs stage 1 of job 0, which still needs 50.0 s, 40.0 to 60.0 s\n"
+        "drew DRAW, below epsilon = 1: explores\n"
+        "set 2 of 2 is the first with something to explore: jobs 0, 1\n"
+        "R = 9 bit s is the largest there, worth its price of 4 bit s"
+    )
+    why = explorer(epsilon=0).explain(observation(JOBS, stages))
+    assert (why.stage, why.explored) == (3, False)
+    assert str(why).endswith("not below epsilon = 0: exploits, the job that needs least goes first")
+    why = explorer().explain(observation(JOBS, [stage(2, 0)]))
+    assert "below epsilon = 1: nothing to explore, exploits" in str(why)
+    why = explorer().explain(observation(JOBS, [stage(2, 0, legal=0)]))
+    assert str(why) == "waits: no stage can run"

@@ -247,6 +247,12 @@ def test_a_load_too_small_is_named_when_it_is_given(options: Any, message: str) 
         LLMSchedEnv(**SMALL, **options)
 
 
+def test_a_load_too_small_for_bursts_and_pauses_is_named_when_it_is_given() -> None:
+    bursts = make_workload("planning", arrivals="interrupted_poisson", jobs_per_application=20)
+    with pytest.raises(ValueError, match="^load: 1e-09 is too small, arrival_s: "):
+        LLMSchedEnv(**(SMALL | {"workload": bursts}), load=1e-9)
+
+
 def test_a_load_that_is_too_small_by_bad_luck_is_named_when_drawn() -> None:
     env = LLMSchedEnv(**SMALL, arrival_rate=5 / 3.9e6)
     said = set()

@@ -19,8 +19,9 @@ from llmsched_gym.evaluation import compare, episodes, live
 from llmsched_gym.evaluation.comparison import CLAIRVOYANT, Evaluation, Run
 from llmsched_gym.evaluation.episodes import Episode
 from llmsched_gym.evaluation.live import LiveEvaluation, Unfinished
-from llmsched_gym.testbed import EventLog, Servers
+from llmsched_gym.testbed import EventLog, Replay, Servers
 from llmsched_gym.workload.mixes import make_workload
+from support.comparing import check_same
 from support.servers import PROFILE, SCALES, SLOTS, fake_servers
 
 WORKLOAD = make_workload("task_automation", jobs_per_application=40, arrivals="burst").scaled(
@@ -137,12 +138,15 @@ def test_an_error_ends_it_and_what_was_played_is_kept(
     assert Stub.closed == closed + 6, "no connection stays open"
 
 
-def test_time_that_was_left_out_is_told() -> None:
-    one = evaluation(episodes=1)
+def test_time_that_was_left_out_is_told(tmp_path: Path) -> None:
+    one = evaluation(tmp_path, episodes=1)
     clock = SimpleNamespace(stolen_share=lambda: 0.0321)
     one.env.servers = SimpleNamespace(**vars(Stub.servers) | {"clock": clock})  # type: ignore[attr-defined]
     note = "Time that servers waited for a CPU is left out: 3.2% of theirs."
     assert one.play().notes[-1] == note
+    assert "left out" not in one.play().notes[-1], "all was kept"
+    (tmp_path / "sjf_episode0.npz").unlink()
+    assert one.play().notes[-1] == note.replace("theirs", "theirs, since the run went on")
 
 
 # --- On servers -----------------------------------------------------------------------------------
@@ -164,6 +168,19 @@ def test_compare_on_servers(servers: Servers, tmp_path: Path) -> None:
     assert len(simulated.tasks) == 0
     for name in ("application", "arrival_s"):
         assert list(simulated.jobs[name]) == list(result.jobs[name])
+
+
+def test_a_log_tells_what_happened_without_servers(servers: Servers) -> None:
+    given: dict[str, Any] = {"workload": WORKLOAD, "num_jobs": 3}
+    result = compare(
+        ["sjf"], cluster=CLUSTER, servers=servers, episodes=2, reference=False, **given
+    )
+    for one in result.played:
+        assert one.log is not None
+        env = LLMSchedEnv(cluster=CLUSTER, driver=Replay(one.log), load=1.3, **given)
+        again = episodes.play(env, RUNS[1].make(), "sjf", 0, one.number)
+        check_same(again.jobs, one.jobs)
+        assert (again.makespan_s, again.decisions) == (one.makespan_s, one.decisions)
 
 
 def test_compare_within_an_event_loop_as_in_a_notebook(servers: Servers) -> None:

@@ -273,6 +273,14 @@ def test_what_has_changed_is_played_again(
     less += ["overwrite=true"]
     assert len(written()) == 8
 
+    before = written()
+    less += ["workload.duration_scale=0.5"]
+    assert len(after := written()) == 12, "other jobs"
+    assert kept(before, after) == 8
+    note = "scaled: prompts x 1, outputs x 1, tool times x 0.5"
+    assert note in json.loads(Path("out/summary.json").read_text())["notes"]
+    less.pop()
+    assert written() == after
     results = table(Path("out/results.csv"))
     evaluate.main(
         [

@@ -29,7 +29,7 @@ PROFILE = LatencyProfile(
     "by hand", a=20, c=1, d=0.01, p0=20, e=10, f=0.5, g=0, kv_capacity_tokens=1_000
 )
 MIXED = replace(PROFILE, prefill="mixed", token_budget=32)
-LATE_S = 0.3  # a busy machine may be late by so much, which does not add up
+LATE_S = 0.5  # a busy machine may be late by so much, which does not add up
 
 
 def expected_s(profile: LatencyProfile, prompt: int, output: int) -> list[float]:
@@ -62,13 +62,13 @@ def test_a_late_sleep_is_made_up_for(run: Run) -> None:
             await client.check()
 
             def block(tokens: int) -> None:
-                if tokens % 4 == 0:  # ten times, 0.6 s in all
+                if tokens % 4 == 0:  # 15 times, 0.9 s in all
                     time.sleep(0.06)  # the event loop of the server, too
 
-            return await client.generate(prompt_ids(0, 10), 40, block)
+            return await client.generate(prompt_ids(0, 10), 60, block)
 
     answer = run(play())
-    assert answer.token_s[-1] - answer.sent_s < expected_s(PROFILE, 10, 40)[-1] + LATE_S
+    assert answer.token_s[-1] - answer.sent_s < expected_s(PROFILE, 10, 60)[-1] + LATE_S
 
 
 def test_who_waits_for_a_slot_is_served_in_order(run: Run) -> None:
@@ -152,13 +152,15 @@ async def until_well(client: Client) -> None:
 @pytest.mark.parametrize("after", [0, 2])
 def test_what_hits_the_whole_server_passes(run: Run, kind: str, after: int) -> None:
     async def play() -> None:
-        fault = Fault(kind, first=1, after=after, seconds=0.4)
+        fault = Fault(kind, first=1, after=after, seconds=1.0)
         async with (
             FakeServer(PROFILE, 2, faults=[fault]) as server,
-            Client(server.url, timeout_s=0.2) as client,
+            Client(server.url, timeout_s=0.3 if kind == "freeze" else 30) as client,
+            Client(server.url) as patient,
         ):
             url = server.url
-            await client.generate(prompt_ids(0, 5), 3)
+            await patient.generate(prompt_ids(0, 5), 3)
+            await client.check()
             began = time.monotonic()
             if (kind, after) == ("loading", 2):
                 await client.generate(prompt_ids(1, 5), 3)  # what runs goes on
@@ -167,12 +169,32 @@ def test_what_hits_the_whole_server_passes(run: Run, kind: str, after: int) -> N
                     await client.generate(prompt_ids(1, 5), 3)
             with pytest.raises(Unavailable):
                 await client.generate(prompt_ids(2, 5), 3)
-            await until_well(client)
-            assert time.monotonic() - began >= 0.35
+            await until_well(patient)
+            assert time.monotonic() - began >= 1.0
             assert server.url == url
-            assert (await client.generate(prompt_ids(3, 5), 3)).output_tokens == 3
+            assert (await patient.generate(prompt_ids(3, 5), 3)).output_tokens == 3
             if kind == "die":  # all it knew is lost
                 assert server.counters["prompt_tokens_total"] == 5
+
+    run(play())
+
+
+@pytest.mark.parametrize("kind", ["die", "freeze", "loading"])
+def test_a_server_that_is_late_to_start(run: Run, kind: str) -> None:
+    async def play() -> None:
+        began = time.monotonic()
+        faults = [Fault(kind, after=0, seconds=0.5)]
+        async with (
+            FakeServer(PROFILE, 2, faults=faults) as server,
+            Client(server.url, timeout_s=0.1) as client,
+            Client(server.url) as patient,
+        ):
+            with pytest.raises(Unavailable):
+                await client.check()
+            await until_well(patient)
+            assert time.monotonic() - began >= 0.5
+            await asyncio.gather(*(patient.generate(prompt_ids(key, 5), 3) for key in range(2)))
+            assert server.counters["tokens_predicted_total"] == 6
 
     run(play())
 

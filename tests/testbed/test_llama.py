@@ -10,10 +10,17 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
+import pytest
+
+from llmsched_gym.errors import InputError
 from llmsched_gym.testbed.client import Client
 from llmsched_gym.testbed.environment import Servers
 from llmsched_gym.testbed.events import DOWN, UP
 from llmsched_gym.testbed.serve import serving
+from llmsched_gym.workload.arrivals import Poisson
+from llmsched_gym.workload.bank import JobBank
+from llmsched_gym.workload.job import Job, Kind, LLMTask, Stage
+from llmsched_gym.workload.mixes import Workload
 from support.comparing import check_same
 from support.live import FAST, check_episode, on, play, replayed, workload
 
@@ -44,6 +51,21 @@ def test_it_generates_what_was_asked_for_and_nothing_waits_there() -> None:
             assert after["requests_deferred"] == 0
             assert (table["retries"][llm] == 0).all()
             check_same(replayed(env, env.log, policy, 1), seen)
+
+
+def test_it_tells_its_slots_and_its_context() -> None:
+    with serving("4M", 2, context=64) as served:
+        for slots, why in ((3, "slots: it has 2, not 3"), (2, "its context of 256 tokens is too")):
+            with on(Servers(served.url, slots), FAST, workload=long_job()) as env:
+                with pytest.raises(InputError) as error:
+                    env.reset(seed=0)
+                assert str(error.value).startswith(f"{served.url}: {why}")
+
+
+def long_job() -> Workload:
+    stage = Stage("long", Kind.LLM, (), (LLMTask(200, 100),))
+    bank = JobBank.from_jobs([Job("long", "long", (stage,))])
+    return Workload("long", bank, bank, Poisson())
 
 
 def test_a_server_may_be_killed_and_come_back() -> None:

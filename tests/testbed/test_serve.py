@@ -93,10 +93,10 @@ def test_a_context_that_is_too_small_is_no_passing_fault(run: Run, served: Serve
     async def play() -> None:
         async with Client(served.url) as client:
             with pytest.raises(Rejected, match="is its context too small"):
-                await client.generate(prompt_ids(1, 100), 2_500)
+                await client.generate(prompt_ids(1, 1_900), 500)
             with pytest.raises(Rejected, match="status 400: "):
                 await client.generate(prompt_ids(1, 2_500), 2)
-            requests = [client.generate(prompt_ids(key, 500), 900) for key in range(SLOTS)]
+            requests = [client.generate(prompt_ids(key, 600), 300) for key in range(SLOTS)]
             failed = await asyncio.gather(*requests, return_exceptions=True)
             told = [str(error) for error in failed if isinstance(error, Rejected)]
             assert any("its context must hold the prompts and outputs" in line for line in told)
@@ -150,8 +150,8 @@ def test_killed_in_mid_stream_and_back_on_the_same_port(run: Run) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP")
 def test_stopped_it_is_given_up(run: Run, served: Served) -> None:
     async def play() -> None:
-        async with Client(served.url, timeout_s=0.3) as client:
-            await client.check()
+        async with Client(served.url, timeout_s=0.3) as client, Client(served.url) as patient:
+            await patient.check()
             os.kill(served.pid, signal.SIGSTOP)
             try:
                 with pytest.raises(Unavailable, match=r"no answer within 0\.3 s"):
@@ -159,6 +159,7 @@ def test_stopped_it_is_given_up(run: Run, served: Served) -> None:
                 assert not await client.healthy()
             finally:
                 os.kill(served.pid, signal.SIGCONT)
+            assert (await patient.generate(prompt_ids(0, 10), 3)).output_tokens == 3
 
     run(play())
 
@@ -234,8 +235,15 @@ def command(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Callable[[
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("kind", ["--size=4M", "--fake", "--fake --count=2"])
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        ("--size=4M", signal.SIGTERM),
+        ("--size=4M", signal.SIGINT),
+        ("--fake", signal.SIGINT),
+        ("--fake --count=2", signal.SIGTERM),
+    ],
+)
 def test_it_says_when_it_is_ready_and_ends_quietly(
     run: Run, kind: str, number: signal.Signals
 ) -> None:

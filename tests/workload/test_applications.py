@@ -399,7 +399,7 @@ def test_calibration_rewrites_the_page_as_it_is(
     finally:
         sampling.parameters.cache_clear()
     assert (docs / page.name).read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
-    for picture in ("workload_calibration.png", "workload_demand.png"):
+    for picture in ("workload_arrivals.png", "workload_calibration.png", "workload_demand.png"):
         assert (docs / "images" / picture).read_bytes().startswith(b"\x89PNG")
 
 
@@ -437,6 +437,7 @@ def test_bad_arguments_end_with_one_line_and_nothing_written(
         ("structures/taskbench_graphs.jsonl", '{"src": 1}\n', "taskbench_graphs.jsonl:1"),
         ("structures/llmcompiler_got_templates.json", "{}", "llmcompiler"),
         ("structures/llmcompiler_got_templates.json", "not json", "not JSON"),
+        ("arrivals/azure23_code.csv", "TIMESTAMP\nsoon\n", "azure23_code.csv:2"),
     ],
 )
 def test_malformed_measurements_are_named(
@@ -449,7 +450,7 @@ def test_malformed_measurements_are_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     broken = tmp_path / "shared"
-    for folder in ("traces", "structures"):
+    for folder in ("traces", "structures", "arrivals"):
         (broken / folder).mkdir(parents=True)
         for file in (shared / folder).iterdir():
             if str(file).endswith(name):

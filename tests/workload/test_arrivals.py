@@ -12,10 +12,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmsched_gym.workload.arrivals import Arrivals, Burst, Poisson, Recorded
+from llmsched_gym.workload.arrivals import (
+    Arrivals,
+    Burst,
+    InterruptedPoisson,
+    Poisson,
+    Recorded,
+)
+from llmsched_gym.workload.fitting import arrivals as fitting
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-PROCESSES: list[Arrivals] = [Poisson(), Burst(), Recorded([0.0, 1.0, 1.0, 5.0])]
+PROCESSES: list[Arrivals] = [
+    Poisson(),
+    Burst(),
+    Recorded([0.0, 1.0, 1.0, 5.0]),
+    InterruptedPoisson(),
+]
+JOBS_PER_BURST, QUIET = st.floats(1.01, 1e5), st.floats(1e-3, 0.999)
 
 
 def saved(folder: Path, text: str | bytes) -> Path:
@@ -44,6 +57,113 @@ def test_poisson_has_exponential_gaps_of_the_rate() -> None:
     assert gaps.mean() == pytest.approx(0.25, rel=0.02)
     assert gaps.std() == pytest.approx(0.25, rel=0.02)
     assert (gaps > 0.25).mean() == pytest.approx(np.exp(-1), rel=0.02)
+
+
+def test_interrupted_poisson_has_gaps_and_pauses_of_the_rate() -> None:
+    process = InterruptedPoisson(20, 0.6)
+    gaps = np.diff(process.draw(np.random.default_rng(0), 400_000, 4.0), prepend=0.0)
+    assert gaps.mean() == pytest.approx(0.25, rel=0.02)
+    assert gaps.std() / gaps.mean() == pytest.approx(np.sqrt(1 + 2 * 0.55**2 / 0.0475), rel=0.02)
+    for x in (0.05, 0.25, 1.0, 5.0):  # in a burst 0.25 * 0.4 / 0.95 s, a pause 0.25 * 0.6 * 20 s
+        above = 0.95 * np.exp(-x / (0.1 / 0.95)) + 0.05 * np.exp(-x / 3)
+        assert (gaps > x).mean() == pytest.approx(above, rel=0.02)
+    for lag in (1, 2, 10):
+        assert abs(np.corrcoef(gaps[:-lag], gaps[lag:])[0, 1]) < 0.01
+
+
+@pytest.mark.parametrize(("jobs_per_burst", "quiet"), [(20, 0.6), (5, 0.9), (143, 0.826)])
+def test_interrupted_poisson_has_the_dispersion_that_it_says(
+    jobs_per_burst: float, quiet: float
+) -> None:
+    process = InterruptedPoisson(jobs_per_burst, quiet)
+    times = process.draw(np.random.default_rng(1), 2_000_000, 2.0)
+    for jobs in (0.5, 5.0, 50.0, 300.0):
+        drawn = fitting.dispersion(times, jobs / 2.0)
+        assert drawn == pytest.approx(process.dispersion(jobs), rel=0.05)
+
+
+def test_the_expected_last_arrival_is_the_count_over_the_rate() -> None:
+    rng = np.random.default_rng(2)
+    last = [InterruptedPoisson(10, 0.7).draw(rng, 100, 5.0)[-1] for _ in range(4000)]
+    assert np.mean(last) == pytest.approx(20.0, abs=4 * np.std(last) / np.sqrt(len(last)))
+
+
+@given(JOBS_PER_BURST, QUIET)
+def test_the_process_is_kuczuras(jobs_per_burst: float, quiet: float) -> None:
+    """Poisson of rate ``on`` while it is on; on and off end at rates; the mean rate is 1."""
+    p = 1 / jobs_per_burst
+    short, long = (1 - p) / (1 - quiet), p / quiet  # the rates of the two phases of a gap
+    on = (1 - p) * short + p * long
+    end_off = short * long / on
+    end_on = short + long - on - end_off
+    both = end_on + end_off
+    assert on * end_off / both == pytest.approx(1.0)
+    for x in (0.1, 1.0, 30.0):
+        textbook = 1 + 2 * on * end_on / both**2 * (1 - (1 - np.exp(-both * x)) / (both * x))
+        dispersion = InterruptedPoisson(jobs_per_burst, quiet).dispersion(x)
+        assert dispersion == pytest.approx(textbook, rel=1e-6)
+
+
+@given(JOBS_PER_BURST, st.floats(0.01, 1e4))
+def test_as_many_pauses_as_their_share_of_time_make_a_poisson_process(
+    jobs_per_burst: float, jobs: float
+) -> None:
+    process = InterruptedPoisson(jobs_per_burst, 1 / jobs_per_burst)
+    assert process.dispersion(jobs) == pytest.approx(1.0)
+    times = process.draw(np.random.default_rng(3), 1000, 1.0)
+    assert np.diff(times).std() == pytest.approx(np.diff(times).mean(), rel=0.15)
+
+
+@given(JOBS_PER_BURST, QUIET)
+def test_dispersion_grows_from_that_of_poisson_to_the_variation_of_the_gaps(
+    jobs_per_burst: float, quiet: float
+) -> None:
+    grown = InterruptedPoisson(jobs_per_burst, quiet).dispersion(np.geomspace(1e-3, 1e12, 40))
+    p = 1 / jobs_per_burst
+    assert (np.diff(grown) >= -1e-9 * grown[1:]).all()
+    assert grown[0] >= 1 - 1e-9
+    assert grown[-1] == pytest.approx(1 + 2 * (p - quiet) ** 2 / (p * (1 - p)), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jobs_per_burst": 1}, "jobs_per_burst: 1 is not above 1"),
+        ({"jobs_per_burst": float("nan")}, "jobs_per_burst: nan is not"),
+        ({"jobs_per_burst": 1e7}, "jobs_per_burst: 10000000.0 is not"),
+        ({"jobs_per_burst": "many"}, "jobs_per_burst: 'many' is not"),
+        ({"quiet": 0}, "quiet: 0 is not a share between 0 and 1"),
+        ({"quiet": 1.0}, "quiet: 1.0 is not"),
+        ({"quiet": True}, "quiet: True is not"),
+    ],
+)
+def test_bursts_and_pauses_out_of_range_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        InterruptedPoisson(**options)
+
+
+def test_the_fit_finds_a_known_process() -> None:
+    times = InterruptedPoisson(40, 0.7).draw(np.random.default_rng(5), 200_000, 2.5)
+    found = fitting.fit(times)
+    assert found.jobs_per_burst == pytest.approx(40, rel=0.1)
+    assert found.quiet == pytest.approx(0.7, rel=0.03)
+
+
+def test_the_defaults_are_those_of_the_record(shared: Path) -> None:
+    found = fitting.fit(fitting.read(shared))
+    assert InterruptedPoisson().jobs_per_burst == round(found.jobs_per_burst)
+    assert InterruptedPoisson().quiet == round(found.quiet, 3)
+
+
+def test_the_record_is_one_that_the_process_might_have_drawn(shared: Path) -> None:
+    record = fitting.read(shared)
+    rate = (len(record) - 1) / record[-1]
+    rng = np.random.default_rng(0)
+    drawn = [InterruptedPoisson().draw(rng, len(record), rate) for _ in range(100)]
+    for span in (1.0, 3.0, 30.0, 60.0, 120.0):
+        low, high = np.quantile([fitting.dispersion(times, span) for times in drawn], (0.01, 0.99))
+        assert 0.95 * low <= fitting.dispersion(record, span) <= 1.05 * high
+        assert low > 8  # of a Poisson process: 1
 
 
 def test_burst_is_at_time_zero() -> None:
@@ -100,7 +220,7 @@ def test_record_has_the_rate_and_keeps_the_rhythm(seed: int, count: int, rate: f
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf"), 1e-320, 1e300])
-@pytest.mark.parametrize("process", [Poisson(), Recorded([0.0, 1.0])])
+@pytest.mark.parametrize("process", [Poisson(), Recorded([0.0, 1.0]), InterruptedPoisson()])
 def test_rate_is_positive_and_finite(process: Arrivals, rate: float) -> None:
     with pytest.raises(ValueError, match=r"rate: .* is not a positive number"):
         process.draw(np.random.default_rng(0), 3, rate)
@@ -216,7 +336,7 @@ def test_timestamps_that_are_too_close_to_be_stretched() -> None:
 
 def test_only_bursts_have_no_rate() -> None:
     processes: list[Any] = [*PROCESSES]
-    assert [process.has_rate for process in processes] == [True, False, True]
+    assert [process.has_rate for process in processes] == [True, False, True, True]
 
 
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from llmsched_gym.workload.applications import APPLICATIONS, CLASSES
-from llmsched_gym.workload.arrivals import Burst, Poisson, Recorded
+from llmsched_gym.workload.arrivals import Burst, InterruptedPoisson, Poisson, Recorded
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import (
     MAX_DURATION_S,
@@ -207,7 +207,7 @@ def test_traces_of_some_applications(traces: Path) -> None:
         ({"name": "chain-like"}, r"workload: unknown 'chain-like' \(did you mean 'chain_like'\?\)"),
         (
             {"name": "mixed", "arrivals": "nosuch"},
-            "arrivals: unknown 'nosuch', choose from burst, po",
+            "arrivals: unknown 'nosuch', choose from burst, interrupted_poisson, po",
         ),
         ({"name": "mixed", "arrivals": "poison"}, r"\(did you mean 'poisson'\?\)"),
         ({"name": "mixed", "arrivals": "recorded"}, "arrivals_path: arrivals=recorded needs a CSV"),
@@ -314,6 +314,10 @@ def test_errors_of_files_pass_through(tmp_path: Path) -> None:
 def test_arrivals_by_name_or_object(tmp_path: Path) -> None:
     make: Callable[..., Workload] = make_workload
     assert isinstance(make("planning", jobs_per_application=1, arrivals="burst").arrivals, Burst)
+    for name, process in (("interrupted_poisson", InterruptedPoisson), ("poisson", Poisson)):
+        workload = make("planning", jobs_per_application=1, arrivals=name)
+        assert type(workload.arrivals) is process
+        assert workload.has_rate
     own = Recorded([0.0, 1.0])
     assert make("planning", jobs_per_application=1, arrivals=own).arrivals is own
     file = tmp_path / "arrivals.csv"

@@ -402,13 +402,13 @@ def test_a_failed_write_leaves_the_old_file(
         write_traces(file, failing_jobs())
 
     def full(write: Callable[..., int]) -> Callable[..., int]:
-        def write_half(path: Path, text: str, **options: Any) -> int:
-            write(path, text[: len(text) // 2], **options)
+        def write_half(path: Path, data: bytes) -> int:
+            write(path, data[: len(data) // 2])
             raise OSError("No space left on device")
 
         return write_half
 
-    monkeypatch.setattr(Path, "write_text", full(Path.write_text))
+    monkeypatch.setattr(Path, "write_bytes", full(Path.write_bytes))
     with pytest.raises(OSError, match="No space left"):
         write_traces(file, [JOB, Job("app", "second", (tool(),))])
     monkeypatch.undo()
@@ -560,7 +560,7 @@ def test_bad_jobs_are_left_out_on_request_with_their_number_and_reasons(tmp_path
 def test_a_line_without_end_is_not_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmsched_gym.workload.traces.LONGEST_LINE", 1000)
+    monkeypatch.setattr("llmsched_gym.workload.lines.LONGEST_LINE", 1000)
     file = saved(tmp_path, gzip.compress(json.dumps(RECORD).encode() + b" " * 10**6))
     with pytest.raises(TraceError, match=r"jobs\.jsonl:1: longer than 1000 bytes"):
         read_traces(file)

@@ -1,4 +1,4 @@
-"""Fit the generators to the measured jobs and compare the two.
+"""Fit the generators to the measured jobs and arrivals, and compare them.
 
 ``python -m llmsched_gym.workload.fitting --shared ../shared``, in a checkout, writes the
 ``parameters.json`` of the applications, the tables between the markers of ``docs/workloads.md`` and
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from llmsched_gym.errors import one_line
 from llmsched_gym.files import replacing
 from llmsched_gym.workload.applications import sampling
-from llmsched_gym.workload.fitting import comparison
+from llmsched_gym.workload.fitting import arrivals, comparison
 from llmsched_gym.workload.fitting.applications import fit
 from llmsched_gym.workload.fitting.measured import Measured
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; 0, or 2 with one line on standard error and nothing written."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--shared", type=Path, required=True, help="folder with traces/ and structures/"
+        "--shared", type=Path, required=True, help="folder with traces/, structures/ and arrivals/"
     )
     parser.add_argument(
         "--docs", type=Path, default=ROOT / "docs", help="folder of workloads.md (default: docs)"
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"{ROOT}: no checkout, and an installed package stays as it is")
         measured = Measured(options.shared)
         text = page.read_text(encoding="utf-8")
-        for name in ("comparison", "demand"):
+        times = arrivals.read(options.shared)
+        for name in ("arrivals", "arrivals, others", "comparison", "demand"):
             _between(text, name, "")
     except (OSError, ValueError) as error:
         print(f"calibration: {one_line(error)}", file=sys.stderr)
@@ -53,19 +54,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     jobs = comparison.generate()
     statistics = {name: contents[name]["measured"] for name in jobs}
-    tables = comparison.tables(statistics, jobs)
-    demands = comparison.demand_table(jobs)
+    tables = {
+        "arrivals": arrivals.fit_table(times),
+        "arrivals, others": arrivals.held_out_table(times),
+        "comparison": comparison.tables(statistics, jobs),
+        "demand": comparison.demand_table(jobs),
+    }
     pictures = {
+        "workload_arrivals.png": comparison.png(arrivals.picture(times)),
         "workload_calibration.png": comparison.calibration_picture(measured, jobs),
         "workload_demand.png": comparison.demand_picture(jobs),
     }
-    text = _between(_between(text, "comparison", tables), "demand", demands)
+    for name, table in tables.items():
+        text = _between(text, name, table)
+        print(table)
     (options.docs / "images").mkdir(exist_ok=True)
     for name, picture in pictures.items():
         write(options.docs / "images" / name, picture)
     write(page, text.encode())
-    print(tables)
-    print(demands, end="")
     return 0
 
 

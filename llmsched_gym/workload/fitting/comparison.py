@@ -313,7 +313,7 @@ def calibration_picture(measured: Measured, jobs: Mapping[str, Sequence[Job]]) -
                 axis.xaxis.set_minor_formatter(NullFormatter())
         row[0].set_ylabel(f"{application.replace('_', ' ')}\n\ncumulative share")
     axes[1][0].legend(loc="lower right", fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def demand_picture(jobs: Mapping[str, Sequence[Job]]) -> bytes:
@@ -330,10 +330,11 @@ def demand_picture(jobs: Mapping[str, Sequence[Job]]) -> bytes:
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_xscale("log")
     figure.suptitle("box: quartiles and median; whiskers: 5 % and 95 %", fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The picture as a file."""
     import matplotlib.pyplot as plt
 
     buffer = io.BytesIO()

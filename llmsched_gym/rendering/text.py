@@ -1,34 +1,18 @@
-"""The cluster as text, and the render modes of all environments."""
+"""The cluster as text."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from llmsched_gym.cluster.state import ClusterState
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
-from llmsched_gym.env.picture import draw_cluster
 
-RENDER_MODES = ("ansi", "rgb_array")
-RENDER_FPS = 20  # decisions a second, where they become a video
 WIDEST = 20  # jobs listed
 
 
-def check_render_mode(render_mode: Any) -> None:
-    """ValueError for a render mode that there is not."""
-    if render_mode is not None and render_mode not in RENDER_MODES:
-        valid = ", ".join(RENDER_MODES)
-        raise ValueError(f"render_mode: unknown {render_mode!r}, choose from {valid} or None")
-
-
-def render(state: ClusterState, applications: tuple[str, ...], render_mode: str) -> Any:
-    """A text in mode "ansi", a picture, uint8 [720, 1280, 3], in mode "rgb_array"."""
-    draw = render_ansi if render_mode == "ansi" else draw_cluster
-    return draw(state, applications)
-
-
-def render_ansi(state: ClusterState, applications: tuple[str, ...]) -> str:
+def cluster_text(state: ClusterState, applications: Sequence[str]) -> str:
     """One line for the cluster, one a job in the system (the oldest 20)."""
     clock = state.clock[0]
     slots = state.sequences.size
@@ -46,7 +30,7 @@ def render_ansi(state: ClusterState, applications: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
-def _job_line(state: ClusterState, job: int, applications: tuple[str, ...]) -> str:
+def _job_line(state: ClusterState, job: int, applications: Sequence[str]) -> str:
     row = state.jobs[job]
     stages = state.stages[row["first_stage"] : row["first_stage"] + row["num_stages"]]
     stages = stages[stages["visible"] == 1]

@@ -1,0 +1,9 @@
+from .frame import draw_frame as draw_frame
+from .gantt import gantt as gantt
+from .graph import JobGraph as JobGraph
+from .graph import Node as Node
+from .graph import Status as Status
+from .graph import job_graph as job_graph
+from .graph_figure import draw_job_graph as draw_job_graph
+from .history import BeliefHistory as BeliefHistory
+from .history import draw_belief_history as draw_belief_history
