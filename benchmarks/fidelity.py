@@ -396,7 +396,9 @@ def markdown(rows: list[Row], about: dict[str, Any], reached: list[dict[str, Any
         f"Between the two calibrations decode iterations changed by {drift['decode']:+.1%} and "
         f"prefills by {drift['prefill']:+.1%}. "
         + (f"Stolen CPU time: {stolen:.1%}. " if stolen is not None else "")
-        + f"{about['seconds']} s in all, on {about['machine']}.",
+        + f"{about['options']['episodes']} episodes a policy"
+        + (", calibrated with `--quick`" if about["options"]["quick"] == "True" else "")
+        + f"; {about['seconds']} s in all, on {about['machine']}.",
         "",
         "| bar | worst | |",
         "|---|---|---|",
