@@ -121,6 +121,8 @@ def calibrate(
         traits, measured = asyncio.run(measure())
     except BaseExceptionGroup as group:  # of requests that run side by side
         raise _first(group) from None
+    data = f"measured on {checked_url(url)}"
+    source = {"data": data, "slots": slots, "tokens_at_most": longest}
     profile = fit_profile(
         measured,
         name=name,
@@ -128,11 +130,7 @@ def calibrate(
         prefill="exclusive" if traits.budget is None else "mixed",
         token_budget=traits.budget,
         joins="late",
-        source={
-            "data": f"measured on {checked_url(url)}",
-            "slots": slots,
-            "tokens_at_most": longest,
-        },
+        source=source,
     )
     return Calibration(profile, measured)
 
