@@ -336,10 +336,12 @@ async def _decode(
         )
     gaps = np.diff(times)
     usual = float(np.median(gaps))
+    if usual < gaps.mean() / 2:  # tokens were noticed in bunches, of which the mean alone is right
+        usual = float(gaps.max())
     held = sum(context + int((one <= times[0] + usual / 2).sum()) for one in tokens)
     kept = gaps <= STALL * usual
     kv = held + batch * np.arange(len(gaps))  # when each iteration starts
-    return batch, float(kv[kept].mean()), 1000 * float(gaps[kept].mean())
+    return batch, float(kv[kept].mean()), max(1000 * float(gaps[kept].mean()), 1e-3)
 
 
 async def _alone(bench: _Bench, length: int) -> float:
