@@ -2,7 +2,8 @@
 
     python benchmarks/fidelity.py [--server llama|fake|http://...] [--size 100M] [--slots 4]
         [--workloads planning chain_like] [--policies fcfs sjf llmsched] [--episodes 3] [--jobs 40]
-        [--load 1.3] [--seed 0] [--quick] [-o fidelity.json] [--figure fidelity.png] [--docs docs]
+        [--load 1.3] [--seed 0] [--quick] [-o outputs/fidelity.json] [--figure fidelity.png]
+        [--docs docs]
 
 The server is calibrated, plays the episodes, all policies an episode before the next, and is
 calibrated again. The profile that is fitted to both calibrations together, so that half of what
@@ -361,6 +362,7 @@ def report(
     console.print(shown)
     contents = {"about": about, "profile": asdict(both), "rows": [asdict(one) for one in rows]}
     contents |= {"pairs": pairs, "bars": reached}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     with replacing(options.output) as part:
         part.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
     drawn = picture(runs, both, f"Real and predicted: {options.server}, {options.slots} slots")
@@ -433,7 +435,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--load", type=float, default=1.3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="calibrate with half the measurements")
-    parser.add_argument("-o", "--output", type=Path, default=Path("fidelity.json"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("outputs/fidelity.json"))
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--docs", type=Path, help="folder of fidelity.md, of llama or fake")
     return parser.parse_args(arguments)
