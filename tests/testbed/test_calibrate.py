@@ -45,7 +45,7 @@ def check(found: LatencyProfile, true: LatencyProfile, longest: int) -> None:
 
 
 def calibrated(true: LatencyProfile, slots: int, longest: int) -> Calibration:
-    """What is found of a fake server; once more, twice at most, if the machine had no time for it."""
+    """What is found of a fake server; again if the machine had no time for it."""
     for attempt in range(3):
         with fake_server(true, slots) as url:
             found = calibrate(url, slots=slots, longest=longest, repeats=1, name="mine")
