@@ -16,13 +16,17 @@ from llmsched_gym.errors import InputError
 from llmsched_gym.testbed.client import Client
 from llmsched_gym.testbed.environment import Servers
 from llmsched_gym.testbed.events import DOWN, UP
-from llmsched_gym.testbed.serve import serving
 from llmsched_gym.workload.arrivals import Poisson
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, Stage
 from llmsched_gym.workload.mixes import Workload
 from support.comparing import check_same
 from support.live import FAST, check_episode, on, play, replayed, workload
+
+for package in ("gguf", "xllamacpp"):
+    pytest.importorskip(package, reason="the extra llmsched-gym[testbed] is not installed")
+
+from llmsched_gym.testbed.serve import serving  # noqa: E402
 
 SLOTS = 4
 
