@@ -224,6 +224,24 @@ def test_baselines_are_not_run_twice(command: Command) -> None:
     assert policies["llmsched"]["mean_jct"] != policies["llmsched (defaults)"]["mean_jct"]
 
 
+def test_baselines_have_options_and_labels(command: Command) -> None:
+    eager = "{name: llmsched, epsilon: 1.0, explore_fraction: 1.0, price: 0.0, label: eager}"
+    again = "{name: custom, path: 'llmsched_gym.agents.srtf:SRTF', label: again}"
+    baselines = f"baselines=[srtf, {{name: srtf, label: mine}}, {again}, {eager}]"
+    busy = ("workload=web_search", "cluster.engines=1", "num_jobs=40", "output_dir=out")
+    code, out, err = command(baselines, *busy)
+    assert (code, err) == (0, "")
+    summary = json.loads(Path("out/summary.json").read_text())
+    labels = ["llmsched", "srtf", "mine", "again", "eager", "srtf_oracle"]
+    assert list(summary["policies"]) == labels
+    assert summary["settings"]["baselines"][1] == {"name": "srtf", "label": "mine"}
+    mean = {label: summary["policies"][label]["mean_jct"]["value"] for label in labels}
+    assert mean["srtf"] == mean["mine"] == mean["again"]
+    assert mean["eager"] != mean["llmsched"]
+    assert summary["verdict"] in out
+    assert "mine" in summary["verdict"]
+
+
 def test_several_settings_in_one_command(command: Command) -> None:
     code, _out, err = command("-m", "policy=fair,fcfs", "baselines=[]", "episodes=1")
     assert (code, err) == (0, "")
@@ -350,6 +368,13 @@ def one_line(code: int, out: str, err: str) -> str:
         ("cluster=best", "cluster: unknown 'best', choose from a100_"),
         ("belief=worst", "belief: unknown 'worst', choose from bayes, none, oracle, prior"),
         ("baselines=[best]", "policy: unknown 'best', choose from "),
+        ("baselines=[{name:srtf},{name:srtf}]", "baselines: 'srtf' is there twice, give each a la"),
+        ("baselines=[{name:llmsched}]", "baselines: 'llmsched' is there twice, give each a label"),
+        ("baselines=[{name:fcfs,label:srtf_oracle}]", "policies: 'srtf_oracle' is there twice"),
+        ("baselines=[{label:mine}]", "baselines: {'label': 'mine'} is not of a list such as [fcfs"),
+        ("baselines=[{name:fcfs,label:3}]", "baselines: label: 3 is not a text"),
+        ("baselines=[{name:custom}]", "policy custom: it needs a path such as my_module:MyPolicy"),
+        ("baselines=[{name:llmsched,epsilom:1,label:a}]", "(did you mean 'epsilon'?); valid opt"),
         ("baselines=fcfs", "baselines: 'fcfs' is not a list such as [fcfs,fair]"),
         ("policy.eps=1", "unknown option 'policy.eps' (did you mean 'epsilon'?); valid here: name"),
         ("+policy.eps=1", "unknown option 'eps' (did you mean 'epsilon'?); valid options: epsilon"),
