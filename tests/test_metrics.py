@@ -117,11 +117,11 @@ def test_the_reduction_of_the_tail_is_over_all_jobs() -> None:
 
 
 def test_the_interval_of_the_tail_holds_the_truth() -> None:
-    """Of 200 comparisons of the same law, about 95 % say that it may be the same."""
+    """Of 40 comparisons of the same law, about 95 % say that it may be the same."""
     held = 0
-    for _ in range(200):
+    for _ in range(40):
         _, low, high = p99_reduction(*RNG.lognormal(0, 0.5, (2, 20, 30)))
         assert low is not None
         assert high is not None
         held += low <= 0 <= high
-    assert held >= 180
+    assert held >= 34
