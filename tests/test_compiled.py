@@ -235,3 +235,15 @@ def test_nothing_is_kept_where_others_can_write(package: Path, tmp_path: Path) -
     chosen = tmp_path / "chosen"
     assert ask(package, NUMBA_CACHE_DIR=str(chosen)) == (False, "")
     assert ask(package, NUMBA_CACHE_DIR=str(chosen)) == (True, "")
+
+
+def test_what_is_on_disk_is_known(tmp_path: Path, package: Path) -> None:
+    ask = "from llmsched_gym.compiled import is_kept\nfrom pkg.caller import ask\n"
+    assert python(ask + "print(is_kept(ask), ask(), is_kept(ask))", cwd=tmp_path) == (
+        "False 11 True\n"
+    )
+    assert python(ask + "print(is_kept(ask))", cwd=tmp_path) == "True\n"
+    (package / "constants.py").write_text(CONSTANTS.format(2))
+    assert python(ask + "print(is_kept(ask))", cwd=tmp_path) == "False\n"
+    told, _ = run(ask + "print(is_kept(ask))", cwd=tmp_path, NUMBA_DISABLE_JIT="1")
+    assert told == "True\n"

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from llmsched_gym.agents.base import POLICIES
 from llmsched_gym.evaluation.figures import jct_by_policy, jct_cdf
 from llmsched_gym.metrics import Estimate
-from llmsched_gym.plotting import legend_name, new_figure, save
+from llmsched_gym.plotting import OWN_COLOURS, legend_name, looks_of, new_figure, save
 
 ODD = ("$_$", "usd$_$eur", "$\\frac$", "a$b", "_hidden", "x^{", "100 %", "\\", "\x1b[31m", "\ud800",
        "a\nb", "\x00", "作業", "[red]x", "&lt;{}")  # fmt: skip
@@ -77,3 +78,27 @@ def test_no_backend_matters(tmp_path: Path, backend: str) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_a_policy_looks_alike_whatever_stands_beside_it() -> None:
+    alone = {name: looks_of([name])[name] for name in OWN_COLOURS}
+    together = looks_of(["mine", *reversed(OWN_COLOURS), "theirs"])
+    assert all(together[name] == alone[name] for name in OWN_COLOURS)
+    assert set(OWN_COLOURS) == set(POLICIES), "every policy has its own"
+    assert len({(one.colour, one.marker, one.dash) for one in together.values()}) == 17
+    assert len({one.colour for one in together.values()}) == 17
+
+
+def test_others_take_what_is_free() -> None:
+    many = looks_of(["sjf", *(f"mine{number}" for number in range(20))])
+    colours = [one.colour for one in many.values()]
+    assert len(set(colours[:18])) == 18
+    assert many["sjf"].colour not in colours[1:]
+
+
+def test_the_clairvoyant_are_black_and_hatched() -> None:
+    found = looks_of(["sjf", "sjf_oracle", "other_oracle"], ["sjf_oracle", "other_oracle"])
+    assert [one.colour for one in found.values()][1:] == ["#000000"] * 2
+    assert found["sjf_oracle"].bar()["hatch"] == "///"
+    assert found["sjf_oracle"].dash != found["other_oracle"].dash
+    assert "hatch" not in found["sjf"].bar()

@@ -146,9 +146,17 @@ def test_make_policy_passes_options() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("srfs", {}, f"unknown 'srfs', choose from {', '.join(sorted(POLICIES))}, or give"),
+        (
+            "srfs",
+            {},
+            f"'srfs' (did you mean 'srtf'?), choose from {', '.join(sorted(POLICIES))}, or give",
+        ),
         ("fcfs", {"epsilon": 1}, "policy fcfs: unknown option 'epsilon'; it has no options"),
-        ("llmsched", {"eps": 1}, "unknown option 'eps'; valid options: epsilon, explore_fraction"),
+        (
+            "llmsched",
+            {"eps": 1},
+            "unknown option 'eps' (did you mean 'epsilon'?); valid options: epsilon",
+        ),
         ("llmsched", {"epsilon": 2}, "policy llmsched: epsilon: 2 is not a number from 0 to 1"),
         ("llmsched", {"epsilon": "a"}, "epsilon: 'a' is not a number from 0 to 1"),
         ("llmsched", {"explore_fraction": float("nan")}, "explore_fraction: nan is not a number"),

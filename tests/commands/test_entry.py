@@ -1,17 +1,24 @@
 """What stands between a command line and Hydra."""
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llmsched_gym.commands import evaluate
+from llmsched_gym import __version__, notes
+from llmsched_gym.commands import evaluate, progress, train
 from llmsched_gym.commands.entry import cluster_of_file, path_as_text
 
+ROOT = Path(__file__).parents[2]
 Command = Callable[..., tuple[int, str, str]]
 PLAIN = st.characters(exclude_characters="\\$'\"", exclude_categories=["Cs"])
 
@@ -74,7 +81,7 @@ def test_other_options_are_left_alone_and_sweeps_split() -> None:
         ("policy=[a]", "policy: unknown 'a'"),
         ("policy.name=[a]", "policy: choose from argus, "),
         ("policy={a:1}", "unknown option 'policy.a'; valid here: name, "),
-        ("baselines=[[a]]", "baselines: ['a'] is not a value of a list such as [fcfs,fair]"),
+        ("baselines=[[a]]", "baselines: ['a'] is not of a list such as [fcfs,fair] or [{name: "),
         ("baselines={a:1}", "baselines: "),
         ("policy.epsilon=[0.1]", "policy llmsched: epsilon: [0.1] is not a number"),
         ("seed={a:1}", "seed: {'a': 1} is not a whole number"),
@@ -115,3 +122,69 @@ def test_a_cluster_in_a_file_is_named_like_a_preset() -> None:
     assert cluster_of_file("cluster=a.yaml,b.yml")[1] == "cluster.path=a.yaml,b.yml"
     for other in ("cluster=constant", "cluster=constant,a.yaml", "cluster.path=a.yaml", "policy=a"):
         assert cluster_of_file(other) == [other]
+
+
+def run_in_process(
+    command: str, tmp_path: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", command.replace("python", sys.executable)],
+        cwd=tmp_path,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(tmp_path: Path) -> None:
+    for flags in ("--help", "--cfg job", "--help | head -1"):
+        done = run_in_process(f"python {ROOT}/evaluate.py {flags} | true", tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("main", [evaluate.main, train.main])
+def test_version_and_configuration(run_main: Command, main: Callable[..., None]) -> None:
+    assert run_main(main, "--version") == (0, f"llmsched-gym {__version__}\n", "")
+    code, out, err = run_main(main, "workload.load=2", "--cfg", "job")
+    assert (code, err) == (0, "")
+    assert yaml.safe_load(out)["workload"]["load"] == 2
+    assert run_main(main, "--cfg=job", "workload.load=2")[1] == out
+    assert not list(Path().iterdir())
+
+
+def test_compiling_is_told_once_and_only_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLMSCHED_QUIET", "0")
+    monkeypatch.setattr(notes, "_told", set())
+    monkeypatch.setattr(progress, "is_kept", lambda _function: True)
+    progress.tell_of_compiling()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "is_kept", lambda _function: False)
+    for _ in range(2):
+        progress.tell_of_compiling()
+    assert capsys.readouterr().err == "llmsched_gym: compiling, once, about a minute\n"
+    monkeypatch.setenv("LLMSCHED_QUIET", "1")
+    monkeypatch.setattr(notes, "_told", set())
+    progress.tell_of_compiling()
+    assert capsys.readouterr().err == ""
+
+
+def test_how_far_it_is_is_told_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(notes, "EVERY_S", 0.01)
+
+    def told(wanted: bool) -> list[str]:
+        with notes.counted(50, "episodes", wanted) as count:
+            for _ in range(3):
+                count()
+            time.sleep(0.5)
+        return capsys.readouterr().err.splitlines()
+
+    assert told(wanted=True) == []
+    monkeypatch.setenv("LLMSCHED_QUIET", "")
+    assert told(wanted=True)[-1] == "3 of 50 episodes"
+    assert told(wanted=False) == []

@@ -137,10 +137,14 @@ def test_every_task_is_in_the_table_once_and_in_the_log(command: Command) -> Non
 
 
 def test_the_clairvoyant_reference_and_llmsched_play_too(command: Command) -> None:
-    code, out, _ = command("policy=llmsched", "baselines=[]", "episodes=1", "output_dir=out")
+    mine = "baselines=[{name: llmsched, epsilon: 0.5, label: mine}]"
+    code, out, _ = command("policy=llmsched", mine, "episodes=1", "output_dir=out")
     assert code == 0
-    assert [row["policy"] for row in rows("out/episodes.csv")] == ["llmsched", "srtf_oracle"]
-    assert "srtf_oracle (clairvoyant)" in out
+    labels = ["llmsched", "mine", "srtf_oracle"]
+    assert [row["policy"] for row in rows("out/episodes.csv")] == labels
+    summary = json.loads(Path("out/summary.json").read_text())["policies"]
+    assert all(summary[label]["mean_slowdown"] > 0.5 for label in labels)
+    assert "srtf_oracle*" in out
     assert all(float(row["mean_jct_s"]) > 0.05 for row in rows("out/episodes.csv"))
 
 

@@ -156,7 +156,7 @@ def one_line(code: int, out: str, err: str) -> str:
         ("agent.clip=nan", "agent.clip: nan is not a positive number"),
         ("agent.lr=1", "unknown option 'agent.lr'; valid here: name, iterations, groups, "),
         ("+agent.lr=1", "unknown option 'agent.lr'; valid here: name, iterations, groups, "),
-        ("agent.warm_start=sfj", "agent.warm_start: policy: unknown 'sfj', choose from "),
+        ("agent.warm_start=sfj", "agent.warm_start: policy: unknown 'sfj' (did you mean 'sjf'?), "),
         ("rollout.num_workers=3", "rollout.num_workers: 3 workers have only 2 groups"),
         ("rollout.num_workers=0", "num_workers: 0 is not a whole number of at least 1"),
         ("rollout=ray ray.address=127.0.0.1:1", "ray.address: no Ray at '127.0.0.1:1'"),

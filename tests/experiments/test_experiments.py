@@ -183,7 +183,7 @@ def command(run_main: Command) -> Command:
         ("experiment.episode=3", "episode"),
         (
             "+experiment.episode=3",
-            "unknown option 'experiment.episode'; valid here: name, episodes",
+            "unknown option 'experiment.episode' (did you mean 'episodes'?); valid here: name, ",
         ),
         ("experiment.episodes=0", "experiment.episodes: 0 is not a whole number of at least 1"),
         ("experiment.loads=[0]", "experiment.loads: 0 is not a positive number"),
