@@ -36,7 +36,6 @@ MOST_ROWS = 10_000_000  # of a table of an observation: half a gigabyte
 # Those whose expected last arrival is known to be the number of jobs over the rate, or nearly.
 SPANS_KNOWN = (Poisson, InterruptedPoisson, Recorded)
 REWARDED = "now", "job_seconds", "finished"  # of CLOCK: what rewards are made of
-KINDS = int, float, int  # of these
 Clocks = Sequence[Any]  # these three
 BELIEFS = {"none": NONE, "prior": PRIOR, "bayes": BAYES, "oracle": ORACLE}
 
@@ -125,25 +124,25 @@ class Scenario:
         if not isinstance(self.reward, Custom):
             return np.where(whose, self.reward(self._step(before, after, jobs)), 0.0)
         rewards = np.zeros(len(whose))
+        one, other = (
+            list(zip(*(c.tolist() for c in clocks), strict=True)) for clocks in (before, after)
+        )
         for number in np.flatnonzero(whose).tolist():
-            one, other = ([clock[number] for clock in clocks] for clocks in (before, after))
-            rewards[number] = self.reward_of_one(one, other, jobs[number])
+            rewards[number] = self.reward_of_one(one[number], other[number], jobs[number])
         return rewards
 
     def reward_of_one(self, before: Clocks, after: Clocks, jobs: Table) -> float:
-        """:meth:`rewards` of one cluster: the clocks are three numbers, ``jobs`` is JOB [jobs]."""
-        one = [kind(value) for kind, value in zip(KINDS, before, strict=True)]
-        other = [kind(value) for kind, value in zip(KINDS, after, strict=True)]
-        return float(self.reward(self._step(one, other, jobs)))
+        """:meth:`rewards` of one cluster, with clocks of Python's numbers and JOB [jobs]."""
+        return float(self.reward(self._step(before, after, jobs)))
 
     def _step(self, before: Clocks, after: Clocks, jobs: Table) -> Step:
         ticks, job_seconds, completed = map(operator.sub, after, before)
         return Step(
-            elapsed_s=ticks / TICKS_PER_SECOND,
+            elapsed_s=_seconds(ticks),
             job_seconds=job_seconds,
             completed_jobs=completed,
-            begin_s=before[0] / TICKS_PER_SECOND,
-            end_s=after[0] / TICKS_PER_SECOND,
+            begin_s=_seconds(before[0]),
+            end_s=_seconds(after[0]),
             jobs=Jobs(jobs, self.bank.applications, self.empty),
         )
 
@@ -208,6 +207,11 @@ class Scenario:
             self.max_stages, self.max_edges, self.max_jobs
         )
         self.action_space: spaces.Space[Any] = spaces.Discrete(self.max_stages + 1)
+
+
+def _seconds(ticks: Any) -> Any:
+    """Of a number as of an array, to the last digit."""
+    return ticks * 1.0 / TICKS_PER_SECOND
 
 
 def check_count(name: str, value: Any, most: int = MOST_ROWS) -> None:

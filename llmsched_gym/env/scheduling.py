@@ -194,11 +194,11 @@ class LLMSchedEnv(Pictures, gymnasium.Env[dict[str, NDArray[Any]], int]):
         if invalid:  # waits; where nothing could end a wait, the first legal stage runs
             chosen = self.max_stages if self._mask[-1] else int(self._mask.argmax())
         clock = state.clock[0]
-        before = [clock[name] for name in REWARDED]
+        before = [clock[name].item() for name in REWARDED]
         stage = -1 if chosen == self.max_stages else int(self._view.shown.rows[chosen])
         self._status = status = self._driver.step(state, stage)
         self._steps += 1
-        after = [clock[name] for name in REWARDED]
+        after = [clock[name].item() for name in REWARDED]
         reward = self.scenario.reward_of_one(before, after, state.jobs)
         observation, info = self._observe(), self._info()
         if invalid:
