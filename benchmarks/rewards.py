@@ -28,8 +28,12 @@ def main() -> None:
     rewards: dict[str, Reward] = {**REWARDS, "one's own": Custom(own, "own")}
     for name, reward in rewards.items():
         envs.scenario.reward = reward
-        call = (before, envs._so_far, envs._states.jobs, every)
-        seconds = min(timeit.repeat(lambda call=call: envs.scenario.rewards(*call), number=20))
+        seconds = min(
+            timeit.repeat(
+                lambda: envs.scenario.rewards(before, envs._so_far, envs._states.jobs, every),
+                number=20,
+            )
+        )
         print(f"{name:12} {seconds / 20 * 1e6:6.0f} us")
     seconds = min(timeit.repeat(lambda: envs.step(envs._mask.argmax(axis=1)), number=20))
     print(f"{'whole step':12} {seconds / 20 * 1e6:6.0f} us, with the last of them")

@@ -24,7 +24,8 @@ COMMANDS = re.findall(r"^    (python .*)$", PAGE, re.MULTILINE)
 MAINS = {"evaluate.py": evaluate.main, "train.py": train.main}
 SMALL = {
     "evaluate.py": "episodes=1 num_jobs=4 processes=1 baselines=[fcfs] output_dir=out",
-    "train.py": "num_jobs=6 logger=csv output_dir=out agent.iterations=1 agent.evaluation_episodes=1",
+    "train.py": "num_jobs=6 logger=csv output_dir=out agent.iterations=1 "
+    "agent.evaluation_episodes=1",
     "agent=decima": "agent.groups=2 agent.replicas=2 agent.tuning_iterations=0",
     "agent=ppo": "agent.environments=2 agent.steps=20",
 }
