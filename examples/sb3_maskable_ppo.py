@@ -33,8 +33,8 @@ READ = ("stages", "jobs", "cluster", "stage_job", "action_mask")
 class TimedBuffer(MaskableDictRolloutBuffer):
     """Discounts by the seconds that steps take: a discount a decision favours deciding often."""
 
-    def __init__(self, *args: Any, venv: SB3VecEnv, **options: Any) -> None:
-        self._venv = venv
+    def __init__(self, *args: Any, venv: SB3VecEnv | None = None, **options: Any) -> None:
+        self._venv = venv  # None in a model that is loaded to play
         super().__init__(*args, **options)
 
     def reset(self) -> None:
@@ -44,6 +44,7 @@ class TimedBuffer(MaskableDictRolloutBuffer):
 
     def add(self, *args: Any, **options: Any) -> None:
         """Add a step, and how long it took."""
+        assert self._venv is not None
         self.seconds[self.pos] = self._venv.seconds
         super().add(*args, **options)
 

@@ -205,8 +205,7 @@ def make_workload(
     once), "recorded" (timestamps from ``arrivals_path``, see :meth:`Recorded.from_csv`) or an
     object with their ``draw`` method. With ``replay``, job i of the file arrives at timestamp i;
     without ``arrivals``, at its own ``arrival_s`` if all jobs have one. ``on_bad_job="skip"``
-    leaves out jobs that are malformed or too large for the cluster, and notes how many and why.
-    Other scales than 1 make tasks longer or shorter: see :meth:`Workload.scaled`.
+    leaves out malformed and too large jobs, with a note. Scales: see :meth:`Workload.scaled`.
 
     Raises
     ------

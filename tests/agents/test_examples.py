@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +20,35 @@ def test_they_fit_on_a_few_screens() -> None:
         assert len(file.read_text(encoding="utf-8").splitlines()) < 150
 
 
-def example(name: str) -> dict[str, Any]:
-    """The names of an example, whose sizes are made small."""
-    names = runpy.run_path(str(EXAMPLES / f"{name}.py"))
-    names["SIZES"].clear()
-    names["SIZES"].update(SIZES)
-    return names
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Imports an example, with small sizes, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+    def make(name: str) -> Any:
+        module = importlib.import_module(name)
+        monkeypatch.setattr(module, "SIZES", SIZES)
+        return module
+
+    return make
 
 
 @pytest.mark.slow
-def test_cleanrl_ppo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    names = example("cleanrl_ppo")
-    names["train"](names["Args"](iterations=3, num_envs=4, steps=40, minibatch=64))
+def test_cleanrl_ppo(example: Callable[[str], Any], capsys: pytest.CaptureFixture[str]) -> None:
+    ours = example("cleanrl_ppo")
+    ours.train(ours.Args(iterations=3, num_envs=4, steps=40, minibatch=64))
     costs = [line.split()[2] for line in capsys.readouterr().out.splitlines()]
     assert len(costs) == 3
     assert all(float(cost) > 0 for cost in costs)
-    assert compared(names["Learnt"]()) > 0
+    assert compared(ours.Learnt()) > 0
 
 
 @pytest.mark.slow
-def test_sb3_maskable_ppo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "<run_path>", sys)  # where cloudpickle looks for its classes
-    names = example("sb3_maskable_ppo")
-    names["train"](320, "model.zip", num_envs=4, steps=40)
-    assert compared(names["Learnt"]("model.zip")) > 0
+def test_sb3_maskable_ppo(example: Callable[[str], Any]) -> None:
+    ours = example("sb3_maskable_ppo")
+    ours.train(320, "model.zip", num_envs=4, steps=40)
+    assert compared(ours.Learnt("model.zip")) > 0
 
 
 def compared(policy: Any) -> float:
