@@ -17,10 +17,7 @@ policy.path=my_module:Youngest``, or ``make_policy("my_module:Youngest")``.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -31,6 +28,7 @@ from numpy.typing import NDArray
 
 from llmsched_gym.env.features import JOB, STAGE
 from llmsched_gym.errors import InputError, PolicyError, nearest, raised
+from llmsched_gym.imports import import_for
 
 Observation = Mapping[str, NDArray[Any]]
 Scores = NDArray[Any]
@@ -261,15 +259,7 @@ def find_policy(name: str) -> type[Policy]:
         raise ValueError(
             f"policy: unknown {name!r}{hint}, choose from {valid}, or give module:Class"
         )
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except (ModuleNotFoundError, TypeError, ValueError) as error:  # also "", ".relative"
-        raise ValueError(f"policy {name}: cannot import {module_name!r}: {error}") from error
-    except BaseException as error:
-        raise raised(f"policy {name}: cannot import {module_name!r}", error) from error
-    found = getattr(module, class_name, None)
+    found = getattr(import_for(f"policy {name}", module_name), class_name, None)
     if not (isinstance(found, type) and issubclass(found, Policy)):
         raise ValueError(
             f"policy {name}: {module_name} has no subclass {class_name!r} of "

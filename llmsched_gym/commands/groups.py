@@ -21,7 +21,7 @@ from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import CLUSTERS
 from llmsched_gym.commands.settings import CALIBRATED
 from llmsched_gym.env.scenario import BELIEFS
-from llmsched_gym.workload.mixes import WORKLOADS
+from llmsched_gym.workload.mixes import DESCRIBED, WORKLOADS
 
 
 @dataclass
@@ -46,6 +46,13 @@ class GeneratedJobs(WorkloadOptions):
     """Jobs of the paper's applications."""
 
     jobs_per_application: int = 500  # generated, for episodes to draw from
+
+
+@dataclass
+class DescribedJobs(GeneratedJobs):
+    """Jobs of an application of one's own."""
+
+    path: str = MISSING  # a YAML file: docs/bring_your_own.md
 
 
 @dataclass
@@ -125,7 +132,8 @@ def groups() -> dict[str, dict[str, Any]]:
     beliefs = {name: BeliefOptions(name=name) for name in BELIEFS}
     return {
         "policy": policies | {"custom": {"name": "custom", "path": MISSING}},
-        "workload": workloads | {"traces": TracedJobs(name="traces")},
+        "workload": workloads
+        | {"traces": TracedJobs(name="traces"), DESCRIBED: DescribedJobs(name=DESCRIBED)},
         "cluster": clusters
         | {"custom": CustomCluster(name="custom"), CALIBRATED: ClusterOptions(name=CALIBRATED)},
         "belief": beliefs | {"none": {"name": "none"}},

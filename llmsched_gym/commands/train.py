@@ -63,6 +63,7 @@ class TrainSettings(Settings):
     belief: Any = None
     num_jobs: Count
     max_stages: Count | None
+    reward: Text
     seed: Number
     minutes: Positive | None
     checkpoint_minutes: Positive
@@ -88,7 +89,12 @@ def build(given: dict[str, Any], logged: dict[str, Any]) -> tuple[Learn, Trainin
             raise ValueError(f"logger: choose from {', '.join(LOGGERS)}")
         named = environment(settings.workload, settings.cluster, settings.belief, choices)
         training = Training(
-            environment=named | {"num_jobs": settings.num_jobs, "max_stages": settings.max_stages},
+            environment=named
+            | {
+                "num_jobs": settings.num_jobs,
+                "max_stages": settings.max_stages,
+                "reward": settings.reward,
+            },
             seed=settings.seed,
             workers=RolloutSettings.read(rollout).num_workers,
             rollout=rollout["name"],

@@ -8,6 +8,10 @@ from .features import STAGE as STAGE
 from .features import STAGE_FEATURES as STAGE_FEATURES
 from .geometric import graph_data as graph_data
 from .reward import REWARDS as REWARDS
+from .reward import Reward as Reward
+from .reward import RewardError as RewardError
+from .reward import Slo as Slo
+from .reward import Step as Step
 from .sb3 import RewardScaling as RewardScaling
 from .sb3 import SB3VecEnv as SB3VecEnv
 from .scenario import BELIEFS as BELIEFS

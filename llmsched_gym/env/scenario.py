@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from llmsched_gym.belief.inference import compile_profile
 from llmsched_gym.belief.networks import BAYES, BELIEF_JOB, BELIEF_STAGE, NONE, ORACLE, PRIOR, Table
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.checks import is_positive, is_whole
+from llmsched_gym.cluster.alone import EmptyCluster
 from llmsched_gym.cluster.limits import fitted
 from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.cluster.state import ClusterState, new_state
-from llmsched_gym.cluster.ticks import LAST_ARRIVAL_S
+from llmsched_gym.cluster.ticks import LAST_ARRIVAL_S, TICKS_PER_SECOND
 from llmsched_gym.env.features import observation_space
-from llmsched_gym.env.reward import REWARDS
+from llmsched_gym.env.reward import Custom, Jobs, Reward, Step, reward_of
 from llmsched_gym.workload.arrivals import InterruptedPoisson, Poisson, Recorded
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload, arrival_rate, make_workload
@@ -33,6 +35,8 @@ from llmsched_gym.workload.template import (
 MOST_ROWS = 10_000_000  # of a table of an observation: half a gigabyte
 # Those whose expected last arrival is known to be the number of jobs over the rate, or nearly.
 SPANS_KNOWN = (Poisson, InterruptedPoisson, Recorded)
+REWARDED = "now", "job_seconds", "finished"  # of CLOCK: what rewards are made of
+Clocks = Sequence[Any]  # these three
 BELIEFS = {"none": NONE, "prior": PRIOR, "bayes": BAYES, "oracle": ORACLE}
 
 
@@ -45,6 +49,7 @@ class Scenario:
     rate : jobs per second.
     belief, mode : the name of the belief, and its number in ``belief.inference``.
     reward : a function of ``env.reward.Step``.
+    empty : how long the jobs of the bank take alone, for rewards.
     templates, canonical : the stages of the bank's jobs as past jobs showed them.
     networks : the compiled belief, None with ``belief="none"``.
     notes : what its user should be told.
@@ -63,7 +68,7 @@ class Scenario:
         arrival_rate: float | None = None,
         belief: str = "bayes",
         belief_settings: BeliefSettings | None = None,
-        reward: str = "jct",
+        reward: str | Reward = "jct",
         max_jobs: int | None = None,
         max_stages: int | None = None,
         time_limit: float | None = None,
@@ -76,11 +81,12 @@ class Scenario:
         self.num_jobs = int(num_jobs)
         self.time_limit = None if time_limit is None else float(time_limit)
         self.belief, self.mode = belief, BELIEFS[belief]
-        self.reward = REWARDS[reward]
+        self.reward = reward_of(reward)
         self._offered = f"load: {load}" if arrival_rate is None else f"arrival_rate: {arrival_rate}"
         self.rate = self._rate(float(load)) if arrival_rate is None else float(arrival_rate)
         if isinstance(self.workload.arrivals, SPANS_KNOWN):
             self._check_span(self.num_jobs / self.rate)
+        self.empty = EmptyCluster(self.bank, self.cluster)
         self._set_up_belief(belief_settings or BeliefSettings())
         self._set_up_spaces(max_jobs, max_stages)
 
@@ -101,6 +107,44 @@ class Scenario:
         self._check_span(arrival_s[-1])
         limit = self.time_limit if time_limit is None else time_limit
         return new_state(self.bank, picked, arrival_s, self.cluster, self.canonical, limit)
+
+    def rewards(self, before: Clocks, after: Clocks, jobs: Table, whose: Any) -> Any:
+        """What the time between two decisions is worth in each of N clusters: float64 [N].
+
+        Parameters
+        ----------
+        before, after : [N] each, ``now``, ``job_seconds`` and ``finished`` of the clocks.
+        jobs : JOB [N, jobs], at its end.
+        whose : bool [N], the clusters asked for; others get 0.
+
+        Notes
+        -----
+        A reward of one's own is called for each cluster, for it takes numbers.
+        """
+        if not isinstance(self.reward, Custom):
+            return np.where(whose, self.reward(self._step(before, after, jobs)), 0.0)
+        rewards = np.zeros(len(whose))
+        one, other = (
+            list(zip(*(c.tolist() for c in clocks), strict=True)) for clocks in (before, after)
+        )
+        for number in np.flatnonzero(whose).tolist():
+            rewards[number] = self.reward_of_one(one[number], other[number], jobs[number])
+        return rewards
+
+    def reward_of_one(self, before: Clocks, after: Clocks, jobs: Table) -> float:
+        """:meth:`rewards` of one cluster, with clocks of Python's numbers and JOB [jobs]."""
+        return float(self.reward(self._step(before, after, jobs)))
+
+    def _step(self, before: Clocks, after: Clocks, jobs: Table) -> Step:
+        ticks, job_seconds, completed = map(operator.sub, after, before)
+        return Step(
+            elapsed_s=_seconds(ticks),
+            job_seconds=job_seconds,
+            completed_jobs=completed,
+            begin_s=_seconds(before[0]),
+            end_s=_seconds(after[0]),
+            jobs=Jobs(jobs, self.bank.applications, self.empty),
+        )
 
     def new_beliefs(self, *clusters: int) -> tuple[Table, Table]:
         """Nothing is believed yet: BELIEF_STAGE [..., jobs, stages], BELIEF_JOB [..., jobs]."""
@@ -165,6 +209,11 @@ class Scenario:
         self.action_space: spaces.Space[Any] = spaces.Discrete(self.max_stages + 1)
 
 
+def _seconds(ticks: Any) -> Any:
+    """Of a number as of an array, to the last digit."""
+    return ticks * 1.0 / TICKS_PER_SECOND
+
+
 def check_count(name: str, value: Any, most: int = MOST_ROWS) -> None:
     """ValueError, naming the option, unless it is a whole number from 1 to ``most``."""
     if not is_whole(value, 1, most):
@@ -178,10 +227,9 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    for name, known in (("belief", BELIEFS), ("reward", REWARDS)):
-        value = options[name]
-        if not isinstance(value, str) or value not in known:
-            raise ValueError(f"{name}: unknown {value!r}, choose from {', '.join(known)}")
+    belief = options["belief"]
+    if not isinstance(belief, str) or belief not in BELIEFS:
+        raise ValueError(f"belief: unknown {belief!r}, choose from {', '.join(BELIEFS)}")
     check_count("num_jobs", options["num_jobs"])
     for name in ("max_jobs", "max_stages"):
         if options[name] is not None:

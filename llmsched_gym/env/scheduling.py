@@ -18,13 +18,12 @@ from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.cluster.simulator import DECIDE, FINISHED, TRUNCATED
 from llmsched_gym.cluster.state import ClusterState, Table, copy_running
-from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.env.actions import InvalidAction, number_of, why_invalid
 from llmsched_gym.env.driver import Driver, Simulated
 from llmsched_gym.env.outcome import episode_metrics, job_table
 from llmsched_gym.env.pictures import Pictures
-from llmsched_gym.env.reward import Step
-from llmsched_gym.env.scenario import Scenario, check_flag, episode_options, seed_of
+from llmsched_gym.env.reward import Reward
+from llmsched_gym.env.scenario import REWARDED, Scenario, check_flag, episode_options, seed_of
 from llmsched_gym.env.view import Seen, View, look
 from llmsched_gym.rendering.modes import RENDER_FPS, RENDER_MODES, check_render_mode, render
 from llmsched_gym.workload.bank import JobBank
@@ -57,7 +56,8 @@ class LLMSchedEnv(Pictures, gymnasium.Env[dict[str, NDArray[Any]], int]):
     arrival_rate : jobs per second, or None.
     belief : "none", "prior", "bayes" or "oracle": what the observation says about hidden demand.
     belief_settings : how networks are fitted and read.
-    reward : "jct", "makespan" or "completions".
+    reward : "jct", "makespan", "completions", "slowdown", "slo" or "slo:FACTOR"; a function of a
+        ``Step``, or its "module:function". See ``env.reward`` for what each of them is.
     max_jobs, max_stages : rows of the observation; None is a size that cannot overflow. With
         smaller ones the oldest jobs are shown.
     render_mode : None, "ansi" (text) or "rgb_array" (a picture, uint8 [720, 1280, 3]).
@@ -73,6 +73,8 @@ class LLMSchedEnv(Pictures, gymnasium.Env[dict[str, NDArray[Any]], int]):
         with the name of the option.
     InvalidAction
         from :meth:`step`, if strict.
+    RewardError
+        from :meth:`step`, a ValueError: for a reward that is no finite number.
     """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
@@ -86,7 +88,7 @@ class LLMSchedEnv(Pictures, gymnasium.Env[dict[str, NDArray[Any]], int]):
         arrival_rate: float | None = None,
         belief: str = "bayes",
         belief_settings: BeliefSettings | None = None,
-        reward: str = "jct",
+        reward: str | Reward = "jct",
         max_jobs: int | None = None,
         max_stages: int | None = None,
         render_mode: str | None = None,
@@ -192,17 +194,12 @@ class LLMSchedEnv(Pictures, gymnasium.Env[dict[str, NDArray[Any]], int]):
         if invalid:  # waits; where nothing could end a wait, the first legal stage runs
             chosen = self.max_stages if self._mask[-1] else int(self._mask.argmax())
         clock = state.clock[0]
-        before = clock["now"], clock["job_seconds"], clock["finished"]
+        before = [clock[name].item() for name in REWARDED]
         stage = -1 if chosen == self.max_stages else int(self._view.shown.rows[chosen])
         self._status = status = self._driver.step(state, stage)
         self._steps += 1
-        reward = self.scenario.reward(
-            Step(
-                elapsed_s=float(clock["now"] - before[0]) / TICKS_PER_SECOND,
-                job_seconds=float(clock["job_seconds"] - before[1]),
-                completed_jobs=int(clock["finished"] - before[2]),
-            )
-        )
+        after = [clock[name].item() for name in REWARDED]
+        reward = self.scenario.reward_of_one(before, after, state.jobs)
         observation, info = self._observe(), self._info()
         if invalid:
             info["invalid_action"] = True

@@ -19,14 +19,19 @@ from llmsched_gym.belief.networks import Scratch, new_scratch
 from llmsched_gym.checks import is_whole
 from llmsched_gym.cluster.simulator import FINISHED, TRUNCATED
 from llmsched_gym.cluster.state import ClusterState, episode, new_states
-from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.env.actions import InvalidAction, numbers_of, why_invalid
 from llmsched_gym.env.advance import BEGIN, LEAVE, STEP, advance_many
 from llmsched_gym.env.features import Observation, empty_observation
 from llmsched_gym.env.observation import new_shown
 from llmsched_gym.env.outcome import episode_metrics, job_table
-from llmsched_gym.env.reward import Step
-from llmsched_gym.env.scenario import Scenario, check_count, check_flag, episode_options, seed_of
+from llmsched_gym.env.scenario import (
+    REWARDED,
+    Scenario,
+    check_count,
+    check_flag,
+    episode_options,
+    seed_of,
+)
 from llmsched_gym.processes import cores
 from llmsched_gym.rendering.modes import RENDER_FPS, RENDER_MODES, check_render_mode, render
 
@@ -230,7 +235,7 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
         before, buffer = self._so_far, self._free_buffer()
         self._taken += todo == STEP
         self._advance(todo, stages, buffer)
-        rewards = np.where(over, 0.0, self._rewards(before))
+        rewards = self.scenario.rewards(before, self._so_far, self._states.jobs, ~over)
         terminations, truncations = self._status == FINISHED, self._truncated()
         infos = self._infos(buffer)
         if invalid.any():
@@ -398,12 +403,7 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
     def _read_clocks(self) -> tuple[NDArray[Any], ...]:
         """Ticks, job seconds and completed jobs since the episodes began: [num_envs] each."""
         clock = self._states.clock[:, 0]
-        return tuple(clock[name].copy() for name in ("now", "job_seconds", "finished"))
-
-    def _rewards(self, before: tuple[NDArray[Any], ...]) -> NDArray[np.float64]:
-        ticks, job_seconds, completed = map(np.subtract, self._so_far, before)
-        since = Step(ticks / TICKS_PER_SECOND, job_seconds, completed)
-        return np.asarray(self.scenario.reward(since), np.float64)
+        return tuple(clock[name].copy() for name in REWARDED)
 
     def _end(self, ended: NDArray[np.intp], infos: Infos, buffer: _Buffer) -> None:
         """Report the episodes that are over; in mode SameStep, begin the next ones."""

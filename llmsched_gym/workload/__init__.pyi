@@ -6,6 +6,9 @@ from .arrivals import InterruptedPoisson as InterruptedPoisson
 from .arrivals import Poisson as Poisson
 from .arrivals import Recorded as Recorded
 from .bank import JobBank as JobBank
+from .described import Described as Described
+from .described import DescriptionError as DescriptionError
+from .described import read_description as read_description
 from .importers.formats import import_traces as import_traces
 from .job import InvalidJob as InvalidJob
 from .job import Job as Job

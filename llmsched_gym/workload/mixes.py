@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -24,6 +24,8 @@ from llmsched_gym.workload.arrivals import (
     Recorded,
 )
 from llmsched_gym.workload.bank import JobBank, limits_from_past
+from llmsched_gym.workload.described import SUFFIXES as DESCRIPTIONS
+from llmsched_gym.workload.described import Description, read_description
 from llmsched_gym.workload.inputs import shown
 from llmsched_gym.workload.job import Job
 from llmsched_gym.workload.lines import SUFFIXES
@@ -34,7 +36,8 @@ MIXES: dict[str, tuple[str, ...]] = {
     **CLASSES,
     **{application: (application,) for application in APPLICATIONS},
 }
-WORKLOADS = (*MIXES, "traces")
+DESCRIBED = "described"  # in a file of the user
+WORKLOADS = (*MIXES, "traces", DESCRIBED)
 GENERATED_ARRIVALS: dict[str, Callable[[], Arrivals]] = {
     "burst": Burst,
     "interrupted_poisson": InterruptedPoisson,
@@ -154,11 +157,14 @@ class Workload:
         return replace(self, bank=bank, past=past, notes=(*self.notes, note))
 
 
+Source = Description  # of jobs: a path, or what describes an application
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Files:
-    """The options of :func:`make_workload` that only traces take."""
+    """The options of :func:`make_workload` on what is read."""
 
-    path: str | os.PathLike[str] | None
+    path: Source | None
     train_path: str | os.PathLike[str] | None
     training: bool
     applications: Iterable[str] | None
@@ -166,9 +172,9 @@ class _Files:
 
 
 def make_workload(
-    name: str | os.PathLike[str],
+    name: Source,
     *,
-    path: str | os.PathLike[str] | None = None,
+    path: Source | None = None,
     train_path: str | os.PathLike[str] | None = None,
     training: bool = False,
     applications: Iterable[str] | None = None,
@@ -185,29 +191,29 @@ def make_workload(
     """Make a workload by name, or of the traces at a path.
 
     A name from ``MIXES`` generates ``jobs_per_application`` jobs for each of its applications, and
-    as many past jobs. "traces" reads jobs from ``path``, a JSON lines file or a folder of them
-    (see :mod:`llmsched_gym.workload.traces`); a path for a name means the same. By a hash of its
-    name, each of these is a past job (70 %) or one to evaluate (30 %); if ``train_path`` is given,
-    all jobs of ``path`` are to evaluate, and those of ``train_path`` are the past. With
-    ``training`` the past is split once more, likewise: episodes draw from 30 % of it, and beliefs
-    are fitted on the rest, so that neither a learner nor its beliefs know a job that is evaluated.
+    as many past jobs; "described" those of the application that ``path``, a YAML file or a
+    dictionary, describes (:mod:`llmsched_gym.workload.described`). "traces" reads jobs from
+    ``path``, a JSON lines file or a folder of them (:mod:`llmsched_gym.workload.traces`). A path or
+    a dictionary for a name means the same. By a hash of its name, each job of traces is a past job
+    (70 %) or one to evaluate (30 %); if ``train_path`` is given, all jobs of ``path`` are to
+    evaluate, and those of ``train_path`` are the past. With ``training`` the past is split once
+    more, likewise: episodes draw from 30 % of it, and beliefs are fitted on the rest, so that
+    neither a learner nor its beliefs know a job that is evaluated.
 
     ``applications`` keeps only some of the applications of the traces, ``replay`` takes their jobs
-    in file order. ``arrivals`` is "poisson" (the default), "interrupted_poisson" (bursts and
-    pauses, see :class:`InterruptedPoisson`), "burst" (all at once), "recorded" (timestamps from
-    ``arrivals_path``, see :meth:`Recorded.from_csv`) or an object with their ``draw`` method. With
-    ``replay``, job i of the file arrives at timestamp i; without ``arrivals``, at its own
-    ``arrival_s`` if all jobs have one. ``on_bad_job="skip"`` leaves out jobs that are malformed or
-    too large for the cluster, and notes how many and why. Other scales than 1 make tasks longer or
-    shorter: see :meth:`Workload.scaled`.
+    in file order. ``arrivals`` is "poisson" (the default), "interrupted_poisson", "burst" (all at
+    once), "recorded" (timestamps from ``arrivals_path``, see :meth:`Recorded.from_csv`) or an
+    object with their ``draw`` method. With ``replay``, job i of the file arrives at timestamp i;
+    without ``arrivals``, at its own ``arrival_s`` if all jobs have one. ``on_bad_job="skip"``
+    leaves out malformed and too large jobs, with a note. Scales: see :meth:`Workload.scaled`.
 
     Raises
     ------
     ValueError
         for an unknown name, an option that does not go with the others, or a split that leaves no
         past job or none to evaluate.
-    TraceError, FileNotFoundError
-        if the traces cannot be read.
+    TraceError, DescriptionError, FileNotFoundError
+        if what is at the path cannot be read.
     """
     if on_bad_job not in ON_BAD_JOB:
         raise _unknown("on_bad_job", on_bad_job, ON_BAD_JOB)
@@ -227,18 +233,17 @@ def make_workload(
     return made.scaled(prompt_scale, output_scale, duration_scale)
 
 
-def _named(
-    name: str | os.PathLike[str], path: str | os.PathLike[str] | None
-) -> tuple[str, str | os.PathLike[str] | None]:
+def _named(name: Source, path: Source | None) -> tuple[str, Source | None]:
     """Name and path of a workload, of which the path may stand in place of the name."""
     if isinstance(name, str) and name in WORKLOADS:
         return name, path
-    if not isinstance(name, str | os.PathLike):
+    if not isinstance(name, str | os.PathLike | Mapping):
         raise ValueError(f"workload: {shown(name)} is neither a name nor a path nor a Workload")
     if not isinstance(name, str) or _is_path(name):
         if path is not None:
-            raise ValueError(f"path: given twice, as {os.fspath(name)!r} too")
-        return "traces", name
+            raise ValueError(f"path: given twice, as {_shown_source(name)} too")
+        described = isinstance(name, Mapping) or str(name).lower().endswith(DESCRIPTIONS)
+        return DESCRIBED if described else "traces", name
     raise _unknown("workload", name, WORKLOADS)
 
 
@@ -246,15 +251,20 @@ def _is_path(name: str) -> bool:
     """Whether a text that is no name of a workload looks like the path of traces."""
     if "/" in name or os.sep in name or name.startswith("~"):
         return True
-    return name.lower().endswith(SUFFIXES) or os.path.exists(name)
+    return name.lower().endswith(SUFFIXES + DESCRIPTIONS) or os.path.exists(name)
+
+
+def _shown_source(source: Source) -> str:
+    return shown(source) if isinstance(source, Mapping) else repr(os.fspath(source))
 
 
 def _generated(
     name: str, files: _Files, arrivals: Arrivals, jobs_per_application: int, on_bad_job: str
 ) -> Workload:
     for option, value in vars(files).items():
-        if value is not None and value is not False:
-            raise ValueError(f"{option}: only workload=traces takes it, not {name}")
+        if value is None or value is False or (option == "path" and name == DESCRIBED):
+            continue
+        raise ValueError(f"{option}: only workload=traces takes it, not {name}")
     if not is_whole(jobs_per_application, -math.inf, MOST_GENERATED):
         raise ValueError(
             f"jobs_per_application: {shown(jobs_per_application)} is not a whole number from 1 to "
@@ -262,8 +272,23 @@ def _generated(
         )
     if jobs_per_application < 1:
         raise ValueError(f"jobs_per_application: {jobs_per_application} is below 1")
-    past, bank = _generated_banks(MIXES[name], int(jobs_per_application))
+    if name == DESCRIBED:
+        name, past, bank = _described_banks(files.path, int(jobs_per_application))
+    else:
+        past, bank = _generated_banks(MIXES[name], int(jobs_per_application))
     return Workload(name, bank, past, arrivals, on_bad_job=on_bad_job)
+
+
+def _described_banks(source: Source | None, count: int) -> tuple[str, JobBank, JobBank]:
+    """The name of the application, past jobs and those to evaluate."""
+    if source is None:
+        raise ValueError("path: workload=described needs a YAML file or a dictionary")
+    made = read_description(source)
+    past, bank = (
+        JobBank.from_jobs(made.jobs(ENTROPY, number, f"{made.application}-{stream}", count))
+        for number, stream in enumerate(STREAMS)
+    )
+    return made.application, past, bank
 
 
 def arrival_rate(load: float, slots: int, slot_seconds_per_job: float) -> float:
@@ -335,7 +360,7 @@ def _traced_jobs(
     files: _Files, arrivals: Arrivals, on_bad_job: str
 ) -> tuple[list[Job], list[Job], tuple[str, ...]]:
     """Past jobs, jobs to draw from and notes; the past has no other applications."""
-    if files.path is None:
+    if files.path is None or isinstance(files.path, Mapping):
         raise ValueError("path: workload=traces needs a JSON lines file or a folder of them")
     jobs, notes = _read(files.path, files.replay, arrivals, on_bad_job)
     count = len(jobs)

@@ -95,6 +95,30 @@ def test_train_then_evaluate(command: Command, agent: str) -> None:
     assert agent in json.loads(Path("eval/summary.json").read_text())["policies"]
 
 
+@pytest.mark.parametrize("agent", TINY)
+def test_another_reward(command: Command, agent: str) -> None:
+    """It is learnt from, but held-out episodes are judged by their JCT as ever."""
+    Path("module_of_mine.py").write_text(
+        "def late(step):\n    return float(step.jobs.jct_s.min() < 9) - step.elapsed_s\n"
+        "def broken(step):\n    return None\n"
+    )
+    arguments = (f"agent={agent}", "logger=csv")
+    for reward in ("jct", "slo:1.1", "module_of_mine:late"):
+        code, _, err = command(*arguments, f"reward={reward}", f"output_dir={reward}")
+        assert code == 0, err
+    tables = {one: rows(Path(one) / "progress.csv") for one in ("jct", "slo:1.1")}
+    first = [table[0]["jct_s"] for table in tables.values()]
+    assert first[0] == first[1] != ""
+    assert [bool(table[1]["mean_jobs"]) for table in tables.values()] == [True, False]
+    returns = [float(row["return"]) for row in tables["slo:1.1"] if row["return"]]
+    assert returns
+    assert all(-8 <= value <= 0 for value in returns)
+    code, _, err = command(*arguments, "reward=module_of_mine:broken", "output_dir=other")
+    assert code == 2
+    what = "reward: module_of_mine:broken returned None, not a finite number"
+    assert err.splitlines()[-1] == f"train.py: {what}"
+
+
 def test_tensorboard_by_default(command: Command) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -169,6 +193,12 @@ def one_line(code: int, out: str, err: str) -> str:
         ("workload.load=0", "load: 0.0 is not a positive number"),
         ("cluster.engines=0", "engines: 0 is not a whole number of at least 1"),
         ("workload=traces workload.path=absent", "absent: no such file or folder"),
+        (
+            "reward=best",
+            "reward: unknown 'best', choose from jct, makespan, completions, slowdown,",
+        ),
+        ("reward=slo:0", "reward: slo: 0.0 is not a positive factor"),
+        ("reward=nowhere:f", "reward nowhere:f: cannot import 'nowhere'"),
         ("num_jobs=0", "num_jobs: 0 is not a whole number of at least 1"),
         ("max_stages=1", "max_stages: 1 cannot hold a single job"),
         ("seed=-1", "seed: -1 is not a whole number of at least 0"),

@@ -21,7 +21,7 @@ from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import WORKLOADS, make_workload
 
-GENERATED = [name for name in WORKLOADS if name != "traces"]
+GENERATED = [name for name in WORKLOADS if name not in ("traces", "described")]
 
 
 def make(**options):

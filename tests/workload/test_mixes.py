@@ -35,7 +35,7 @@ KNOWN_KEYS = (
     "app job_id arrival_s stages id name kind parents tasks revealed_by resource prompt_tokens "
     "output_tokens duration_s"
 ).split()
-GENERATED = [name for name in WORKLOADS if name != "traces"]
+GENERATED = [name for name in WORKLOADS if name not in ("traces", "described")]
 
 
 def per_application(bank: JobBank) -> Counter[str]:
@@ -54,7 +54,7 @@ def traces(tmp_path: Path) -> Path:
 
 
 def test_the_names() -> None:
-    assert ("mixed", *CLASSES, *APPLICATIONS, "traces") == WORKLOADS
+    assert ("mixed", *CLASSES, *APPLICATIONS, "traces", "described") == WORKLOADS
     assert len(set(WORKLOADS)) == len(WORKLOADS)
 
 

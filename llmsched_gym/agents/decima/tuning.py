@@ -74,9 +74,11 @@ def ascent(
     Returns
     -------
     float64 [size]: the mean over the pairs of their noise, times how much less the first cost than
-    the second, relative to the group's mean and in deviations of such differences.
+    the second, relative to the size of the group's mean and in deviations of such differences.
     """
-    relative = cost / np.repeat(cost.reshape(-1, replicas).mean(axis=1), replicas)
+    level = np.abs(cost.reshape(-1, replicas).mean(axis=1))
+    level[level == 0] = 1.0  # rewards may be of any sign, and all 0
+    relative = cost / np.repeat(level, replicas)
     gain = relative[1::2] - relative[::2]
     deviation = np.sqrt(np.square(gain).mean()) or 1.0
     gain = np.clip(gain / deviation, -FAR, FAR)

@@ -268,6 +268,8 @@ def _next(learner: Learner[Any], iterate: Callable[[], Row], course: Course) -> 
         compared = {name: course.held_out.mean_jct_of(name) for name in COMPARED}
         learner.compared_jct_s = compared
         learner.iteration = 0
+    if course.training.environment.get("reward", "jct") != "jct":
+        happened.pop("mean_jobs", None)  # what is learnt from does not tell it
     number = learner.iteration
     if number % course.evaluate_every == 0 or number == course.iterations:
         happened["jct_s"] = _evaluate(learner, course)

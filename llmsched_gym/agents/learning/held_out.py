@@ -14,10 +14,13 @@ COMPARED = ("fcfs", "sjf", "srtf", "llmsched")  # on the held-out episodes
 
 
 class HeldOut:
-    """The same whole episodes for everyone, with jobs that nobody learns from."""
+    """The same whole episodes for everyone, with jobs that nobody learns from.
+
+    Whatever is learnt from, what counts here is the mean JCT.
+    """
 
     def __init__(self, environment: dict[str, Any], episodes: int) -> None:
-        self._envs = make_environments(environment, episodes)
+        self._envs = make_environments(environment | {"reward": "jct"}, episodes)
         self._seeds = range(HELD_OUT, HELD_OUT + episodes)
         self.scenario = self._envs.scenario
 

@@ -244,8 +244,9 @@ def shown(iterations: int, done: int) -> Iterator[Callable[[Row], None]]:
 def _in_short(row: Row) -> str:
     if not row["decisions_per_s"]:
         return "not trained"
-    returned = "" if row["return"] is None else f"return {row['return']:.0f}, "
-    return (
-        f"{row['decisions']} decisions, {row['decisions_per_s']:.0f}/s, {returned}"
-        f"{row['mean_jobs']:.1f} jobs in the system"
-    )
+    parts = [f"{row['decisions']} decisions, {row['decisions_per_s']:.0f}/s"]
+    if row["return"] is not None:
+        parts.append(f"return {row['return']:.0f}")
+    if row["mean_jobs"] is not None:
+        parts.append(f"{row['mean_jobs']:.1f} jobs in the system")
+    return ", ".join(parts)
