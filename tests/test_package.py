@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from support.notebooks import execute
 
 pytestmark = pytest.mark.slow
 
@@ -199,26 +200,16 @@ CELLS = (
 )
 
 
-def test_a_notebook_compares_and_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_notebook_compares_and_shows(tmp_path: Path) -> None:
     """In any folder but the root of the checkout, with a kernel that is registered nowhere."""
-    from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell, new_notebook
 
-    kernel = tmp_path / "jupyter" / "kernels" / "this"
-    kernel.mkdir(parents=True)
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    about = {"argv": command, "display_name": "this", "language": "python"}
-    (kernel / "kernel.json").write_text(json.dumps(about))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     folder = tmp_path / "notebooks"
     folder.mkdir()
 
     cells = [new_code_cell(source) for source in CELLS]  # type: ignore[no-untyped-call]
     notebook = new_notebook(cells=cells)  # type: ignore[no-untyped-call]
-    where = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=300, kernel_name="this", resources=where).execute()
+    execute(notebook, folder)
 
     def shown(cell: int) -> Any:
         (output,) = notebook.cells[cell].outputs  # and nothing on stderr
