@@ -21,6 +21,7 @@ from llmsched_gym.rendering.history import BeliefHistory
 
 try:
     import plotly.graph_objects as go
+    from plotly.offline import get_plotlyjs
     from plotly.subplots import make_subplots
 except ImportError as error:
     raise ImportError('a report needs the extra: pip install "llmsched-gym[report]"') from error
@@ -41,11 +42,16 @@ APART = 0.04  # share of the axis: stages that complete closer together have one
 INK, FAINT, RULE = "#1f2430", "#646b78", "#dfe3e8"
 
 
+def javascript() -> str:
+    """What draws the figures in a browser, plotly.js: 5 MB."""
+    return str(get_plotlyjs())
+
+
 def shown(text: str, longest: int | None = None) -> str:
     """A name from anywhere, in one line, as HTML that means nothing but its signs."""
     text = " ".join(shown_label(text, ()).split())
     short = text if longest is None or len(text) <= longest else f"{text[: longest - 1]}…"
-    return html.escape(short)
+    return html.escape(short).replace("$", "&#36;")  # of which plotly makes formulas
 
 
 class Looks:
@@ -122,7 +128,7 @@ def tails(summaries: Sequence[Summary], looks: Looks) -> go.Figure:
                 row=1,
                 col=panel,
             )
-    _finish(figure, 400, len(summaries))
+    _finish(figure, 420, len(summaries))
     _scale(figure.update_xaxes, [one.mean.value or 0.0 for one in summaries])
     for panel, name in enumerate(("p95", "p99"), start=1):
         values = [one.percentiles[f"{name}_jct_s"] for one in summaries]
@@ -231,8 +237,8 @@ def gantt(timelines: Mapping[str, Timeline], applications: Sequence[str]) -> go.
             row=row,
             col=1,
         )
-    _finish(figure, total + 60, 0)
-    figure.update_layout(barmode="overlay", bargap=0, margin_t=44, margin_b=48)
+    _finish(figure, total + 80, 0)
+    figure.update_layout(barmode="overlay", bargap=0, margin_t=64, margin_b=48)
     end_s = max(one.now_s for one in timelines.values())
     figure.update_xaxes(range=[0, max(end_s, 1e-9)], zeroline=False)
     figure.update_xaxes(title_text="time, s", row=len(panels), col=1)
@@ -364,7 +370,7 @@ def belief(history: BeliefHistory) -> go.Figure:
     )
     _finish(figure, 420, 2)
     _mark_completions(figure, history)
-    figure.update_layout(margin_t=110)
+    figure.update_layout(margin_t=120)
     figure.update_xaxes(title_text="time, s")
     figure.update_yaxes(title_text="remaining demand, s", rangemode="tozero")
     return figure
@@ -403,7 +409,7 @@ def _finish(figure: go.Figure, height: int, named: int) -> None:
     figure.update_layout(
         template="none",
         height=height + 22 * rows,
-        margin={"l": 64, "r": 20, "t": 16, "b": 60 + 22 * rows},
+        margin={"l": 64, "r": 20, "t": 34, "b": 60 + 22 * rows},
         font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
         paper_bgcolor="white",
         plot_bgcolor="white",
@@ -425,7 +431,7 @@ def _scale(update: Any, values: ArrayLike, **where: int) -> None:
     """A logarithmic axis for numbers that are far apart."""
     numbers = np.asarray(values, np.float64)
     if numbers.min() > 0 and numbers.max() > WIDE * numbers.min():
-        update(type="log", minorloglabels="complete", exponentformat="none", **where)
+        update(type="log", nticks=6, minorloglabels="complete", exponentformat="none", **where)
 
 
 def _css(colour: Colour) -> str:

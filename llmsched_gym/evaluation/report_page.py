@@ -5,7 +5,6 @@ Names come from users: whatever is in them, a browser shows it and does nothing 
 
 from __future__ import annotations
 
-import html
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from plotly.offline import get_plotlyjs
 
 from llmsched_gym.cluster.timeline import Timeline
 from llmsched_gym.evaluation.comparison import Comparison
@@ -25,6 +23,7 @@ from llmsched_gym.evaluation.report_figures import (
     by_application,
     cdf,
     gantt,
+    javascript,
     shown,
     tails,
 )
@@ -32,7 +31,8 @@ from llmsched_gym.evaluation.results import SMALL_S
 from llmsched_gym.metrics import Estimate
 from llmsched_gym.rendering.history import BeliefHistory
 
-CONFIG = {"responsive": True, "displaylogo": False, "scrollZoom": False}
+BUTTONS = ["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]
+CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [BUTTONS]}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def page_of(comparison: Comparison, minutes: FirstMinutes | None) -> str:
     return Template(template).substitute(
         name=shown(first),
         setting=shown(rest),
-        plotly=get_plotlyjs(),
+        plotly=javascript(),
         sections="\n".join(sections),
     )
 
@@ -109,7 +109,7 @@ def _policy_table(comparison: Comparison, looks: Looks) -> str:
     best = {
         (seeing[place], number)
         for number, column in enumerate(columns, 1)
-        for place in _lowest(column)
+        for place in _lowest(column, digits)
     }
     return _table("policies", head, rows, best, evaluated=0)
 
@@ -127,7 +127,9 @@ def _of_applications(comparison: Comparison, looks: Looks) -> str:
         jobs, values = len(next(iter(jct_s[name].values()))), list(one.values())
         times = [_Cell(f"{value:,.{digits}f}", value) for value in values]
         rows.append([_Cell(shown(name), name), _Cell(f"{jobs:,}", jobs), *times])
-        best |= {(row, seeing[place] + 2) for place in _lowest([values[one] for one in seeing])}
+        best |= {
+            (row, seeing[place] + 2) for place in _lowest([values[one] for one in seeing], digits)
+        }
     head = ["application", "jobs", *(looks.name(one.policy) for one in comparison.summaries)]
     about = "Mean JCTs, and how many jobs of all episodes were of the application."
     if len(means) > MOST_APPLICATIONS:
@@ -166,9 +168,9 @@ def _of_minutes(minutes: FirstMinutes) -> list[str]:
         sections.append(
             _section(
                 "What was believed of a job",
-                f"Job {history.job} of episode 0, {history.application}, under {name}: its "
-                "remaining demand, at the batch sizes of the moment. Each stage that completes "
-                "(dotted) tells more of it.",
+                f"Job {history.job} of episode 0, {history.application}, under {name}: of the jobs "
+                "done in ten minutes the one of which least was known when it arrived. Demand is "
+                "at the batch sizes of the moment; each stage that completes (dotted) tells more.",
                 _div("belief", belief(history)),
             )
         )
@@ -208,9 +210,10 @@ def _table(
 
 
 def _td(cell: _Cell, best: bool) -> str:
-    value = "" if cell.value is None else html.escape(str(cell.value))
+    value = cell.value if isinstance(cell.value, str) else repr(cell.value)
+    sorted_by = "" if cell.value is None else shown(value)
     kind = ' class="best"' if best else ""
-    return f'<td{kind} data-value="{value}">{cell.text}</td>'
+    return f'<td{kind} data-value="{sorted_by}">{cell.text}</td>'
 
 
 def _named(label: str, looks: Looks) -> _Cell:
@@ -218,11 +221,12 @@ def _named(label: str, looks: Looks) -> _Cell:
     return _Cell(f'<span title="{shown(label)}">{mark}{looks.name(label)}</span>', label)
 
 
-def _lowest(values: Sequence[Any]) -> list[int]:
-    """Where the lowest numbers are; nowhere if there is but one to compare."""
+def _lowest(values: Sequence[Any], digits: int) -> list[int]:
+    """Where the lowest numbers are, as they are shown; nowhere if there is but one to compare."""
+    shown_ones = [round(value, digits) for value in values]
     if len(values) < 2:
         return []
-    return [place for place, value in enumerate(values) if value == min(values)]
+    return [place for place, value in enumerate(shown_ones) if value == min(shown_ones)]
 
 
 def _digits(seconds: Iterable[float]) -> int:

@@ -96,7 +96,7 @@ def _first_minutes(
     first, *others = policies
     longer = max(seconds, BELIEF_S)
     whole = timelines({first: policies[first]}, twin, longer, seed=seed)[first]
-    belief = _told_most(twin, whole)
+    belief = _least_certain(twin, whole)
     shown = {first: whole.at(seconds)}
     if others:
         rest = {label: policies[label] for label in others}
@@ -104,11 +104,10 @@ def _first_minutes(
     return FirstMinutes(shown, tuple(env.bank.applications), belief)
 
 
-def _told_most(env: LLMSchedEnv, tasks: Timeline) -> BeliefHistory | None:
-    """Of the jobs that are done, the one of most stages: each of them told something."""
-    done = np.flatnonzero(~np.isnan(tasks.completion_s))
-    if env.scenario.networks is None or not len(done):
+def _least_certain(env: LLMSchedEnv, tasks: Timeline) -> BeliefHistory | None:
+    """Of the jobs that are done, the one whose demand had the widest interval at first."""
+    if env.scenario.networks is None:
         return None
-    stages = np.zeros(len(tasks.arrival_s), np.int64)
-    np.maximum.at(stages, tasks.job, tasks.stage + 1)
-    return env.beliefs_of(int(done[np.argmax(stages[done])]))
+    done = np.flatnonzero(~np.isnan(tasks.completion_s)).tolist()
+    found = [env.beliefs_of(job) for job in done]
+    return max(found, key=lambda one: one.high_s[0] - one.low_s[0], default=None)
