@@ -35,7 +35,7 @@ WIDE = 10.0  # numbers that are further apart than this factor have a logarithmi
 MOST_POINTS = 400  # of a curve
 MOST_APPLICATIONS = 24  # in the figure
 MOST_BARS = 6000  # of one policy
-LANE, SHORTEST, TALLEST = 9, 90, 460  # pixels: a lane, and all lanes of one policy
+LANE, SHORTEST, TALLEST = 12, 90, 440  # pixels: a lane, and all lanes of one policy
 MOST_NAMES = 24  # of engines
 MOST_LANES = 160  # beyond, only slots and tools that were ever used are drawn
 APART = 0.04  # share of the axis: stages that complete closer together have one mark
@@ -51,7 +51,8 @@ def shown(text: str, longest: int | None = None) -> str:
     """A name from anywhere, in one line, as HTML that means nothing but its signs."""
     text = " ".join(shown_label(text, ()).split())
     short = text if longest is None or len(text) <= longest else f"{text[: longest - 1]}…"
-    return html.escape(short).replace("$", "&#36;")  # of which plotly makes formulas
+    # Plotly knows no &quot;, and makes formulas of what is between dollars.
+    return html.escape(short).replace("&quot;", "&#34;").replace("$", "&#36;")
 
 
 class Looks:
@@ -91,7 +92,8 @@ class Looks:
     def line(self, label: str) -> dict[str, Any]:
         """As plotly has it."""
         number = self._number[label]
-        dash = "dot" if label in self._clairvoyant else DASHES[number % len(DASHES)]
+        turn = number + number // len(COLOURS)  # so that a colour meets each dash
+        dash = "dot" if label in self._clairvoyant else DASHES[turn % len(DASHES)]
         return {"color": self.colour(label), "dash": dash, "width": 3 if number == 0 else 1.8}
 
     def name(self, label: str) -> str:

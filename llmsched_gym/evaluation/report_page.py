@@ -181,7 +181,9 @@ def _of_minutes(minutes: FirstMinutes) -> list[str]:
 
 
 def _section(title: str, about: str, body: str) -> str:
-    return f'<section><h2>{title}</h2>\n<p class="about">{shown(about)}</p>\n{body}</section>'
+    name = title.lower().replace(" ", "-")
+    about = f'<p class="about">{shown(about)}</p>'
+    return f'<section id="{name}"><h2>{title}</h2>\n{about}\n{body}</section>'
 
 
 def _div(name: str, figure: Any) -> str:

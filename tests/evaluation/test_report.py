@@ -23,7 +23,7 @@ from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import printable
 from llmsched_gym.evaluation import Comparison, Episode, report
-from llmsched_gym.evaluation.report_figures import MOST_BARS, belief, gantt, shown
+from llmsched_gym.evaluation.report_figures import MOST_BARS, Looks, belief, gantt, shown
 from llmsched_gym.evaluation.results import Setting
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -203,6 +203,14 @@ def test_the_gantt_chart_has_every_task_in_its_lane() -> None:
 # --- names and sizes of any kind ------------------------------------------------------------------
 
 
+def test_fifty_policies_look_different() -> None:
+    labels = [str(number) for number in range(49)]
+    looks = Looks([*labels, "seer"], ["seer"])
+    for look in (looks.line, looks.marker):
+        kinds = {repr(sorted(look(label).items())) for label in [*labels, "seer"]}
+        assert len(kinds) == 50
+
+
 @given(st.text())
 def test_a_name_is_nothing_but_text(text: str) -> None:
     assert not set(shown(text)) & set("<>\"'$\n")
@@ -313,7 +321,7 @@ def test_a_browser_shows_it_without_complaint(tmp_path: Path) -> None:
     assert told["plots"] == 5
     assert told["bars"] > 20
     assert told["wide"] <= 0
-    means = [one.mean.value for one in result.summaries]
+    means = [one.mean.value or 0.0 for one in result.summaries]
     assert [float(one) for one in told["before"]] == means
     assert [float(one) for one in told["up"]] == sorted(means)
     assert told["down"] == told["up"][::-1]
