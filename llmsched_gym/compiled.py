@@ -55,6 +55,14 @@ kernel = partial(compiled, _nrt=False)
 inlined = partial(compiled, _nrt=False, forceinline=True)
 
 
+def is_kept(function: Callable[..., Any]) -> bool:
+    """Whether compiled code of a function, as it is now, is on disk; or nothing is compiled."""
+    if not hasattr(function, "py_func"):  # NUMBA_DISABLE_JIT
+        return True
+    kept: Any = getattr(function, "_cache", None)
+    return isinstance(kept, _Cache) and os.path.exists(kept._cache_file._index_path)
+
+
 @cache
 def stamp(module: str) -> str:
     """A digest of a module's file, of all files of its package that it imports, in turn too, and of

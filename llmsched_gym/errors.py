@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import traceback
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class InputError(Exception):
@@ -51,6 +53,12 @@ def printable(text: str) -> str:
         sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode()
         for sign in text
     )
+
+
+def nearest(name: object, valid: Iterable[str]) -> str:
+    """A word on the valid name that is nearest to one that is none; empty if none is near."""
+    close = get_close_matches(str(name), sorted(valid), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def interrupted(error: BaseException | None) -> bool:

@@ -6,7 +6,8 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,53 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-# Okabe and Ito's palette; the evaluated policy comes first and takes the strongest colour.
+# Okabe and Ito's palette.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8C6D31")
 DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 3)))
 BLACK = "#000000"
+MARKERS = (
+    "o",
+    "s",
+    "^",
+    "D",
+    "v",
+    "P",
+    "X",
+    "<",
+    ">",
+    "p",
+    "h",
+    "*",
+    "d",
+    "8",
+    "H",
+    "1",
+    "2",
+    "+",
+    "3",
+)
+
+# The policies that everybody has, by name: the same colour, marker and dash in every figure. Those
+# most often compared have Okabe and Ito's colours, the others the darker ones of Paul Tol's muted
+# palette.
+OWN_COLOURS = {
+    "llmsched": COLOURS[0],
+    "fcfs": COLOURS[1],
+    "fair": COLOURS[2],
+    "sjf": COLOURS[3],
+    "srtf": COLOURS[4],
+    "decima": COLOURS[5],
+    "gittins": COLOURS[6],
+    "ppo": "#332288",
+    "las": "#117733",
+    "argus": "#882255",
+    "carbyne": "#999933",
+    "weighted_fair": "#AA4499",
+    "random": "#777777",
+    "critical_path": "#44AA99",
+    "topological_uncertainty": "#DDCC77",
+}
+FREE_COLOURS = ("#661100", "#6699CC", "#CC6677")  # for policies of the user's own, before others
 
 
 class Picture(Figure):
@@ -88,12 +132,51 @@ def save(draw: Callable[[], Figure | None], path: Path) -> bool:
     return figure is not None
 
 
-def line_style(number: int, clairvoyant: bool) -> dict[str, Any]:
-    """Of the line of a policy: the evaluated one is number 0."""
-    if clairvoyant:
-        return {"color": BLACK, "linestyle": (0, (1, 2)), "linewidth": 1.5}
-    style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
-    return style | {"linewidth": 2.6 if number == 0 else 1.5}
+@dataclass(frozen=True)
+class Look:
+    """How a policy looks in every figure: as matplotlib takes colours, markers and dashes."""
+
+    colour: str
+    marker: str
+    dash: Any
+    clairvoyant: bool = False
+
+    def line(self, strong: bool = False) -> dict[str, Any]:
+        """Of a line; that of the evaluated policy is strong."""
+        width = 2.6 if strong else 1.5
+        return {
+            **{"color": self.colour, "linestyle": self.dash, "linewidth": width},
+            **{"marker": self.marker, "markersize": 4, "zorder": 3 if strong else 2},
+        }
+
+    def bar(self) -> dict[str, Any]:
+        """Of a bar: its fill, edge and hatch."""
+        if self.clairvoyant:
+            return {"color": "white", "edgecolor": BLACK, "hatch": "///"}
+        return {"color": self.colour, "edgecolor": "none"}
+
+
+def looks_of(labels: Iterable[str], clairvoyant: Collection[str] = ()) -> dict[str, Look]:
+    """How policies look, by label.
+
+    Those of :data:`OWN_COLOURS` look the same whatever stands beside them, others take what is
+    free, in their order. Clairvoyant ones are black and dotted, or hatched.
+    """
+    names = list(dict.fromkeys(labels))
+    others = [one for one in names if one not in OWN_COLOURS and one not in clairvoyant]
+    free = [*FREE_COLOURS, *(hue for name, hue in OWN_COLOURS.items() if name not in names)]
+    own = [*OWN_COLOURS, *others]
+    made: dict[str, Look] = {}
+    for name in names:
+        if name in clairvoyant:
+            hidden = sum(one.clairvoyant for one in made.values())
+            dots = ((0, (1, 2)), (0, (4, 2, 1, 2)))[hidden % 2]
+            made[name] = Look(BLACK, ("None", "x")[hidden % 2], dots, clairvoyant=True)
+            continue
+        number = own.index(name)
+        colour = OWN_COLOURS.get(name) or free[others.index(name) % len(free)]
+        made[name] = Look(colour, MARKERS[number % len(MARKERS)], DASHES[number % len(DASHES)])
+    return made
 
 
 def shown_label(label: str, clairvoyant: Collection[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from llmsched_gym.checks import is_positive, is_whole
+from llmsched_gym.errors import nearest
 
 
 class Settings(BaseModel):
@@ -35,7 +36,8 @@ class Settings(BaseModel):
         """
         for name in sorted(given.keys() - cls.model_fields.keys()):
             valid = ", ".join(cls.model_fields)
-            raise ValueError(f"unknown option {prefix + name!r}; valid here: {valid}")
+            hint = nearest(name, cls.model_fields)
+            raise ValueError(f"unknown option {prefix + name!r}{hint}; valid here: {valid}")
         try:
             return cls(**given)
         except ValidationError as error:

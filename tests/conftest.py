@@ -13,6 +13,9 @@ settings.register_profile("same", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None)
 settings.load_profile("same")
 
+# Commands of a busy machine, or the first that compiles, say nothing more than others.
+os.environ["LLMSCHED_QUIET"] = "1"
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_gym.env.features import JOB, STAGE
-from llmsched_gym.errors import InputError, PolicyError, raised
+from llmsched_gym.errors import InputError, PolicyError, nearest, raised
 
 Observation = Mapping[str, NDArray[Any]]
 Scores = NDArray[Any]
@@ -224,7 +224,8 @@ def make_policy(name: str, **options: Any) -> Policy:
     unknown = sorted(set(options) - set(known))
     if unknown:
         valid = f"valid options: {', '.join(known)}" if known else "it has no options"
-        raise ValueError(f"policy {name}: unknown option {unknown[0]!r}; {valid}")
+        hint = nearest(unknown[0], known)
+        raise ValueError(f"policy {name}: unknown option {unknown[0]!r}{hint}; {valid}")
     missing = [key for key, default in known.items() if default is inspect.Parameter.empty]
     for key in missing:
         if key not in options:
@@ -256,7 +257,10 @@ def find_policy(name: str) -> type[Policy]:
     module_name, colon, class_name = name.partition(":")
     if not colon:
         valid = ", ".join(sorted(POLICIES))
-        raise ValueError(f"policy: unknown {name!r}, choose from {valid}, or give module:Class")
+        hint = nearest(name, POLICIES)
+        raise ValueError(
+            f"policy: unknown {name!r}{hint}, choose from {valid}, or give module:Class"
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

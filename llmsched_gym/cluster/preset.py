@@ -20,6 +20,7 @@ import yaml
 
 from llmsched_gym.cluster.latency import ClusterError, LatencyProfile, check_count
 from llmsched_gym.cluster.serving import SERVING
+from llmsched_gym.errors import nearest
 from llmsched_gym.workload.inputs import fault_of_name, given_path, other_than_file, shown
 
 PRESETS = Path(__file__).parent / "presets"
@@ -104,7 +105,9 @@ def load_cluster(
     for name in sizes:
         if name not in SIZES:
             valid = ", ".join((*SIZES, "serving", "token_budget"))
-            raise ClusterError(f"cluster: unknown option {name!r}; valid: {valid}")
+            raise ClusterError(
+                f"cluster: unknown option {name!r}{nearest(name, SIZES)}; valid: {valid}"
+            )
     if not isinstance(cluster, Cluster):
         cluster = _read(_path(cluster))
     latency = _served(cluster.latency, serving, token_budget)
@@ -138,8 +141,8 @@ def _path(cluster: str | PathLike[str]) -> Path:
     path = given_path("cluster", cluster)
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise ClusterError(
-            f"cluster: unknown name {str(cluster)!r}; valid: {', '.join(CLUSTERS)}, "
-            "or the path of a .yaml file"
+            f"cluster: unknown name {str(cluster)!r}{nearest(cluster, CLUSTERS)}; "
+            f"valid: {', '.join(CLUSTERS)}, or the path of a .yaml file"
         )
     try:
         kind = other_than_file(path)

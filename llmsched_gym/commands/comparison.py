@@ -5,22 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
 from llmsched_gym.agents.base import find_policy, policy_options
 from llmsched_gym.commands.groups import groups
-from llmsched_gym.commands.settings import Options, check_replaceable, check_written, options
+from llmsched_gym.commands.settings import (
+    Options,
+    at_home,
+    check_replaceable,
+    check_written,
+    options,
+)
 from llmsched_gym.errors import InputError, one_line, printable
 from llmsched_gym.evaluation.comparison import CLAIRVOYANT, Comparison, Evaluation, Run, check_runs
 from llmsched_gym.files import locked
-from llmsched_gym.settings import Count, Flag, Folder, Names, Number, Settings
+from llmsched_gym.notes import counted
+from llmsched_gym.settings import Count, Flag, Folder, Number, Settings
 
 OF_NO_MATTER = ("processes", "overwrite", "animation", "output_dir")  # to what is measured
+WIDTH = 80  # characters of a line where there is no terminal
 EXPERIMENT = ("experiment", "workload", "cluster", "belief", "seed")  # what makes one
+
+
+def _baselines(value: Any) -> Any:
+    """Names, and names with options: ``[fcfs, {name: decima, checkpoint: a, label: mine}]``."""
+    example = "a list such as [fcfs,fair] or [{name: srtf, label: mine}]"
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is not {example}")
+    for one in value:
+        named = one.get("name") if isinstance(one, dict) else one
+        if isinstance(named, list | dict | None):
+            raise ValueError(f"{one!r} is not of {example}")
+        if isinstance(one, dict) and not isinstance(one.get("label", ""), str):
+            raise ValueError(f"label: {one['label']!r} is not a text")
+    return tuple(value)
+
+
+Baselines = Annotated[tuple[Any, ...], BeforeValidator(_baselines)]
 
 
 class EvaluateSettings(Settings):
@@ -30,7 +56,7 @@ class EvaluateSettings(Settings):
     workload: Any = None
     cluster: Any = None
     belief: Any = None
-    baselines: Names
+    baselines: Baselines
     episodes: Count
     num_jobs: Count
     seed: Number
@@ -61,42 +87,77 @@ def load_of(made: dict[str, Any]) -> float | None:
 
 
 def _runs(policy: Options, baselines: Sequence[Any]) -> list[Run]:
-    """The policy and its baselines; none twice."""
-    changed = dict(policy)
-    name = changed.pop("name")
-    if name == "custom":
-        name = changed.pop("path")
+    """The policy and its baselines; none twice, but for those with labels of their own."""
+    name, changed = _named(policy)
     runs = {name: Run(name, name, changed)}
-    for baseline in map(str, baselines):
-        differs = baseline == name and changed != policy_options(find_policy(name))
-        label = f"{name} (defaults)" if differs else baseline
-        runs.setdefault(label, Run(label, baseline))
+    for baseline in baselines:
+        if isinstance(baseline, dict):
+            run = _with_options(baseline)
+            if run.label in runs:
+                raise ValueError(
+                    f"baselines: {run.label!r} is there twice, give each a label of its own: "
+                    f"{{name: {run.policy}, label: mine}}"
+                )
+            runs[run.label] = run
+            continue
+        differs = str(baseline) == name and changed != policy_options(find_policy(name))
+        label = f"{name} (defaults)" if differs else str(baseline)
+        runs.setdefault(label, Run(label, str(baseline)))
     return list(runs.values())
+
+
+def _named(policy: Options) -> tuple[str, Options]:
+    """The name of a policy, or ``module:Class``, and its options."""
+    changed = dict(policy)
+    name = str(changed.pop("name"))
+    if name == "custom":
+        if not isinstance(changed.get("path"), str):
+            raise ValueError("policy custom: it needs a path such as my_module:MyPolicy")
+        name = changed.pop("path")
+    return name, changed
+
+
+def _with_options(baseline: Options) -> Run:
+    """A baseline that is given options, or a label."""
+    given = dict(baseline)
+    label = given.pop("label", None)
+    name, changed = _named(given)
+    return Run(label or name, name, {key: at_home(value) for key, value in changed.items()})
 
 
 @contextmanager
 def progress_of(
     evaluation: Evaluation,
 ) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
-    """A progress bar on a terminal: what advances it by an episode, and what names it anew."""
+    """A progress bar on a terminal: what advances it by an episode, and what names it anew.
+
+    Elsewhere there is a line every 10 s.
+    """
     console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        total = len(evaluation.runs) * evaluation.episodes
+    total = len(evaluation.runs) * evaluation.episodes
+    with (
+        Progress(console=console, disable=not console.is_terminal) as progress,
+        counted(total, "episodes", wanted=not console.is_terminal) as count,
+    ):
         task = progress.add_task(f"{total} episodes", total=total)
-        yield (
-            lambda: progress.advance(task),
-            lambda what: progress.update(task, description=escape(printable(what))),
-        )
+
+        def advance() -> None:
+            progress.advance(task)
+            count()
+
+        yield advance, lambda what: progress.update(task, description=escape(printable(what)))
 
 
 def show(result: Comparison, folder: Path) -> None:
-    """Print the table, the notes and where the files are."""
+    """Print the tables, the verdict, the notes and where the files are."""
     output = Console(highlight=False, markup=False, emoji=False)
     if not output.is_terminal:
-        output.width = 120
-    output.print(result.table())
-    for note in result.notes:
-        output.print(f"- {printable(note)}")
+        output.width = WIDTH
+    for table in (result.table(), *result.application_tables(output.width)):
+        output.print(table)
+        output.print()
+    for note in (result.verdict, *result.notes) if result.verdict else result.notes:
+        output.print(f"- {printable(note)}", soft_wrap=not output.is_terminal)
     output.print(f"Files: {printable(str(folder))}", soft_wrap=True)
 
 

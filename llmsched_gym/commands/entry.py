@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from llmsched_gym import __version__
 from llmsched_gym.commands import naming  # noqa: F401 (what configs/*.yaml name folders by)
 from llmsched_gym.commands.groups import register_groups
 from llmsched_gym.errors import (
@@ -23,6 +24,7 @@ from llmsched_gym.errors import (
     Interrupted,
     PolicyError,
     interrupted,
+    nearest,
     one_line,
     printable,
 )
@@ -30,7 +32,8 @@ from llmsched_gym.processes import WorkerDied
 
 PATHS = ("path", "checkpoint", "output_dir")  # what names of options that are paths end with
 OF_SERVERS = ("backend", "testbed")  # options that not every command has
-FLAGS = ("--help", "-h", "--multirun", "-m", "--config-dir=PATH")
+FLAGS = ("--help", "-h", "--version", "--multirun", "-m", "--config-dir=PATH", "--cfg job")
+SHOWN = ("job", "hydra", "all")  # configurations that --cfg prints
 
 
 def run_command(
@@ -49,7 +52,7 @@ def run_command(
     for stream in (sys.stdout, sys.stderr):  # names may have signs that the terminal has not
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    arguments = sys.argv[1:] if argv is None else list(argv)
+    arguments = _joined(sys.argv[1:] if argv is None else list(argv))
     arguments.sort(key=lambda argument: not argument.startswith("-"))  # argparse: flags first
     global _full_errors
     _full_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -57,6 +60,9 @@ def run_command(
     for argument in arguments:
         if argument.startswith("-") and not _is_flag(argument):
             _fail(program, InputError(f"unknown flag {argument!r}, choose from {', '.join(FLAGS)}"))
+    if "--version" in arguments:
+        print(f"llmsched-gym {__version__}")
+        return
     sweep = "-m" in arguments or "--multirun" in arguments
     arguments = [part for one in arguments for part in cluster_of_file(one)]
     arguments = [path_as_text(one, sweep) for one in arguments if one != "experiment=null"]
@@ -68,6 +74,9 @@ def run_command(
     try:
         with _ended_by_signals():
             command()
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _end_quietly()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         _fail(program, error)
     except KeyboardInterrupt as interrupt:
@@ -83,6 +92,8 @@ def one_line_errors(program: str) -> Iterator[None]:
         yield
     except (InputError, OmegaConfBaseException) as error:
         _fail(program, error)
+    except BrokenPipeError:
+        _end_quietly()
     except PolicyError as error:
         print(f"{program}: {error}\n{error.details}", end="", file=sys.stderr)
         sys.exit(1)
@@ -154,8 +165,30 @@ def _is_text(argument: str, sweep: bool) -> bool:
 _full_errors = False
 
 
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments, ``--cfg job`` as one."""
+    joined: list[str] = []
+    for one in arguments:
+        if joined and joined[-1] == "--cfg" and not one.startswith("-"):
+            joined[-1] = f"--cfg={one}"
+        else:
+            joined.append(one)
+    return joined
+
+
 def _is_flag(argument: str) -> bool:
-    return argument in FLAGS or argument.startswith("--config-dir=")
+    flag, _, value = argument.partition("=")
+    return (
+        argument in FLAGS
+        or (flag == "--cfg" and value in SHOWN)
+        or (flag == "--config-dir" and bool(value))
+    )
+
+
+def _end_quietly() -> NoReturn:
+    """What reads the output, such as ``| head``, has read enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
 
 
 def _fail(program: str, error: Exception) -> NoReturn:
@@ -171,17 +204,18 @@ def tell(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         choices = f", choose from {', '.join(error.options)}" if error.options else ""
-        return f"{group}: unknown {name!r}{choices}"
+        return f"{group}: unknown {name!r}{nearest(name, error.options or ())}{choices}"
     if isinstance(error, OverrideParseException):
         why = one_line(Exception(error.message.splitlines()[0]))
         form = f"{error.override!r} is not of the form name=value: {why}"
         hint = """; quote values with other signs than letters, digits and ._/:-: 'name="value"'"""
         return form + (hint if "=" in str(error.override) else "")
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        valid = ", ".join(str(key) for key in cause.parent_node or () if key != "hydra")
+        names = [str(key) for key in cause.parent_node or () if key != "hydra"]
+        hint = nearest(str(cause.full_key).rpartition(".")[2], names)
         servers = cause.full_key in OF_SERVERS
         where = ", which only evaluate.py backend=testbed has" if servers else ""
-        return f"unknown option {cause.full_key!r}{where}; valid here: {valid}"
+        return f"unknown option {cause.full_key!r}{where}{hint}; valid here: {', '.join(names)}"
     if isinstance(cause, OmegaConfBaseException):
         return f"{cause.full_key or 'configuration'}: {str(cause.msg).splitlines()[0]}"
     return one_line(error)

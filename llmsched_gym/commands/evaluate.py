@@ -28,7 +28,7 @@ from llmsched_gym.commands.comparison import (
 )
 from llmsched_gym.commands.entry import one_line_errors, run_command
 from llmsched_gym.commands.groups import groups
-from llmsched_gym.commands.progress import reading
+from llmsched_gym.commands.progress import reading, tell_of_compiling
 from llmsched_gym.commands.settings import (
     belief_of,
     cluster_of,
@@ -122,6 +122,7 @@ def evaluate(given: dict[str, Any], logged: dict[str, Any] | None = None) -> flo
     What is kept of the settings is ``logged``, if that is given. Returns the mean JCT of the policy
     in seconds, which a sweeper may minimise.
     """
+    tell_of_compiling()
     with reading("reading the workload, fitting the belief"):
         evaluation, settings = build(given)
     shown = kept_settings(given if logged is None else logged)
@@ -156,6 +157,7 @@ def experiment(
     What is kept of the settings is ``logged``, if that is given. Returns LLMSched's mean JCT in
     seconds over the places of the main study.
     """
+    tell_of_compiling()
     with reading("reading the workloads, fitting the beliefs"):
         made, settings = build_experiment(given, overridden)
     about = kept_settings(given if logged is None else logged)

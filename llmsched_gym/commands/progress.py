@@ -1,4 +1,4 @@
-"""What a command says while it reads a workload and fits a belief."""
+"""What a command says while it compiles, reads a workload and fits a belief."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from llmsched_gym.belief import fitting
+from llmsched_gym.cluster import simulator
+from llmsched_gym.compiled import is_kept
+from llmsched_gym.env import observation
+from llmsched_gym.notes import is_quiet, note
+
+COMPILED = (simulator.step, observation.observe)  # of what every command compiles
+
+
+def tell_of_compiling() -> None:
+    """Say why the first run takes longer, if this is one."""
+    if not is_quiet() and not all(is_kept(one) for one in COMPILED):
+        note("compiling", "compiling, once, about a minute")
 
 
 @contextmanager

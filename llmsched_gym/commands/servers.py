@@ -23,7 +23,7 @@ from llmsched_gym.commands.comparison import (
     shown_to,
 )
 from llmsched_gym.commands.groups import groups
-from llmsched_gym.commands.progress import reading
+from llmsched_gym.commands.progress import reading, tell_of_compiling
 from llmsched_gym.commands.settings import CALIBRATED, Options, cluster_of, environment, options
 from llmsched_gym.errors import InputError, one_line, printable
 from llmsched_gym.evaluation.comparison import Run
@@ -63,6 +63,7 @@ def evaluate_on_servers(given: dict[str, Any], logged: dict[str, Any] | None = N
         with a word on what is kept, after the tables of what was finished are written.
     """
     shown = kept_settings(given if logged is None else logged)
+    tell_of_compiling()
     with reading("reading the workload, asking the servers"):
         asked = _asked(given)
     settings, folder = asked.settings, asked.settings.output_dir

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import Cluster, load_cluster
-from llmsched_gym.errors import printable
+from llmsched_gym.errors import nearest, printable
 from llmsched_gym.settings import home
 from llmsched_gym.workload.mixes import Workload, make_workload
 
@@ -48,15 +48,18 @@ def options(group: str, given: Any, choices: Mapping[str, Any], more: bool = Fal
     """The options of a group, none missing and none unknown, unless there may be ``more``."""
     name = given.get("name") if isinstance(given, dict) else None
     if not isinstance(name, str) or name not in choices:
-        raise ValueError(f"{group}: choose from {', '.join(sorted(choices))}")
+        said = f"unknown {name!r}{nearest(name, choices)}, " if isinstance(name, str) else ""
+        raise ValueError(f"{group}: {said}choose from {', '.join(sorted(choices))}")
     known: Any = OmegaConf.to_container(OmegaConf.create(choices[name]))
     unknown = sorted(given.keys() - known.keys())
     if unknown and not more:
-        raise ValueError(f"unknown option '{group}.{unknown[0]}'; valid here: {', '.join(known)}")
-    return {key: _at_home(value) for key, value in (known | given).items()}
+        hint = nearest(unknown[0], known)
+        valid = ", ".join(known)
+        raise ValueError(f"unknown option '{group}.{unknown[0]}'{hint}; valid here: {valid}")
+    return {key: at_home(value) for key, value in (known | given).items()}
 
 
-def _at_home(value: Any) -> Any:
+def at_home(value: Any) -> Any:
     """Of options only paths begin with ~/."""
     return str(home(value)) if isinstance(value, str) and value.startswith("~") else value
 

@@ -22,7 +22,7 @@ from llmsched_gym.agents.learning.registry import Learn, make_learner
 from llmsched_gym.agents.learning.run import Training, TrainingError
 from llmsched_gym.commands.entry import one_line_errors, run_command
 from llmsched_gym.commands.groups import training_groups
-from llmsched_gym.commands.progress import reading
+from llmsched_gym.commands.progress import reading, tell_of_compiling
 from llmsched_gym.commands.settings import (
     environment,
     logged_settings,
@@ -116,6 +116,7 @@ def train(given: dict[str, Any], logged: dict[str, Any] | None = None) -> float:
     What is logged and kept of the settings is ``logged``, if that is given. Returns the best mean
     JCT on the held-out episodes in seconds, which a sweeper may minimise.
     """
+    tell_of_compiling()
     with reading("reading the workload, fitting the belief"):
         learn, training = build(given, given if logged is None else logged)
     try:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ import pandas as pd
 from rich.table import Table
 
 from llmsched_gym.agents.base import Policy, find_policy, make_policy
+from llmsched_gym.cluster.alone import EmptyCluster
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import printable
@@ -34,13 +35,14 @@ from llmsched_gym.evaluation.results import (
     Summary,
     episode_rows,
     job_rows,
-    results_table,
     summarise,
     summary_row,
     task_rows,
     write_csv,
     write_results,
 )
+from llmsched_gym.evaluation.tables import application_tables, results_table
+from llmsched_gym.evaluation.verdict import gap_is_sure, verdict
 from llmsched_gym.processes import map_processes
 from llmsched_gym.workload.arrivals import Burst
 
@@ -165,7 +167,16 @@ class Evaluation:
     def compared(self, episodes: Sequence[Episode], *notes: str) -> Comparison:
         """What there is to say of episodes that were played, as many of each run, run by run."""
         told = (*self.notes(), *notes)
-        return Comparison(tuple(episodes), self.setting(), told, tuple(self.clairvoyant()))
+        played = tuple(self._with_times_alone(episodes))
+        return Comparison(played, self.setting(), told, tuple(self.clairvoyant()))
+
+    def _with_times_alone(self, episodes: Sequence[Episode]) -> Iterator[Episode]:
+        """The episodes, their jobs with ``alone_s``: how long each takes on an empty cluster."""
+        empty = EmptyCluster(self.env.bank, self.env.cluster)
+        for one in episodes:
+            known = "bank_job" in one.jobs  # not of episodes that an older version kept
+            alone = {"alone_s": empty.alone_s(one.jobs["bank_job"])} if known else {}
+            yield replace(one, jobs=one.jobs | alone)
 
 
 def _traits(cluster: Cluster) -> str:
@@ -204,7 +215,7 @@ class Comparison:
 
     @property
     def summary(self) -> pd.DataFrame:
-        """One row a policy: mean, percentiles, by what share the first policy is better, the gap.
+        """One row a policy: mean, percentiles, slowdown, how much better the first is, the gap.
 
         ``mean_jct_s``, ``reduction`` and ``gap_closed`` have ``_low`` and ``_high`` beside them,
         the ends of 95 % intervals; NaN is what the episodes cannot say.
@@ -239,8 +250,23 @@ class Comparison:
         }
 
     def table(self) -> Table:
-        """The summary to be read, in a terminal or a notebook."""
-        return results_table(self.summaries, self.setting.title)
+        """The summary to be read, in a terminal or a notebook.
+
+        The gap is in it where SJF and the clairvoyant reference differ for sure.
+        """
+        return results_table(self.summaries, self.setting.title, gap_is_sure(self.played))
+
+    def application_tables(self, width: int = 80) -> list[Table]:
+        """Mean JCTs by application to be read, side by side as many policies as ``width`` holds.
+
+        Without several applications there is none.
+        """
+        return application_tables(self.summaries, width)
+
+    @cached_property
+    def verdict(self) -> str:
+        """Who has the lowest mean and the lowest p99, and who equals them; empty for one policy."""
+        return verdict(self.played)
 
     def jct_cdf(self) -> Figure:
         """The share of jobs completed within a time, one curve a policy."""
@@ -270,7 +296,8 @@ class Comparison:
         """
         from llmsched_gym.plotting import save
 
-        write_results(folder, self.played, self.summaries, self.setting, notes=self.notes, **more)
+        about = {"verdict": self.verdict, "notes": self.notes, **more}
+        write_results(folder, self.played, self.summaries, self.setting, **about)
         if any(episode.tasks is not None for episode in self.played):
             write_csv(folder / "tasks.csv", TASK_COLUMNS, task_rows(self.played, ""))
         for episode in self.played:

@@ -28,7 +28,8 @@ class Episode:
     Attributes
     ----------
     policy, number : the label of the policy and the number of the episode.
-    jobs : per job ``application``, ``arrival_s``, ``completion_s`` and ``jct_s``, as arrays.
+    jobs : per job ``application``, ``arrival_s``, ``completion_s``, ``jct_s`` and ``bank_job``, its
+        number in the bank of the workload, as arrays.
     makespan_s : from the start of the episode to its last completion.
     decisions : how often the policy was asked.
     decision_us : wall-clock time of an answer in microseconds, mean.
@@ -66,7 +67,7 @@ def play(env: LLMSchedEnv, policy: Policy, label: str, seed: int, number: int) -
     with _told(f"{who}: reset"):
         policy.reset(policy_seed)
     decisions, decision_us = _play(env, policy, who, env_seed)
-    jobs = env.job_table()
+    jobs = env.job_table() | {"bank_job": env.state.jobs["bank_job"].copy()}
     if np.isnan(jobs["completion_s"]).any():
         raise InputError(
             f"{who}: its jobs take longer than the simulator can "

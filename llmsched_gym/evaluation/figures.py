@@ -10,7 +10,7 @@ from matplotlib.ticker import LogFormatter
 from numpy.typing import ArrayLike
 
 from llmsched_gym.metrics import Estimate
-from llmsched_gym.plotting import BLACK, COLOURS, line_style, new_figure, shown_label
+from llmsched_gym.plotting import looks_of, new_figure, shown_label
 
 
 def jct_cdf(jct_s: Mapping[str, ArrayLike], clairvoyant: Sequence[str], title: str) -> Figure:
@@ -26,10 +26,12 @@ def jct_cdf(jct_s: Mapping[str, ArrayLike], clairvoyant: Sequence[str], title: s
         Of the figure.
     """
     figure, axes = new_figure(title, height=4.5)
+    evaluated, styles = next(iter(jct_s)), looks_of(jct_s, clairvoyant)
     for number, (label, sample) in enumerate(jct_s.items()):
         ordered = np.sort(np.asarray(sample, dtype=np.float64))
         share = np.arange(1, len(ordered) + 1) / len(ordered)
-        style = line_style(number, label in clairvoyant)
+        style = styles[label].line(strong=label == evaluated)
+        style["markevery"] = (0.02 * (number % 6), 0.12)  # of the curve, so that none hides another
         axes.step(ordered, share, where="post", label=shown_label(label, clairvoyant), **style)
     if min(np.min(sample) for sample in jct_s.values()) > 0:
         axes.set_xscale("log")
@@ -50,6 +52,8 @@ def jct_by_policy(
 ) -> Figure:
     """Draw mean job completion times with their intervals as bars, 95th percentiles as marks.
 
+    The policy with the lowest mean is at the top.
+
     Parameters
     ----------
     means
@@ -62,25 +66,22 @@ def jct_by_policy(
         Of the figure.
     """
     figure, axes = new_figure(title, height=1.6 + 0.45 * len(means))
-    for number, (label, mean) in enumerate(means.items()):
-        hidden = label in clairvoyant
+    styles, evaluated = looks_of(means, clairvoyant), next(iter(means))
+    order = sorted(means, key=lambda label: means[label].value or 0.0)
+    for number, label in enumerate(order):
+        mean, look = means[label], styles[label]
         value = mean.value or 0.0
-        axes.barh(
-            number,
-            value,
-            color="white" if hidden else COLOURS[number % len(COLOURS)],
-            edgecolor=BLACK if hidden else "none",
-            hatch="///" if hidden else None,
-            height=0.6,
-        )
+        axes.barh(number, value, height=0.6, **look.bar())
         if mean.low is not None and mean.high is not None:
             error = [[max(0.0, value - mean.low)], [max(0.0, mean.high - value)]]
             axes.errorbar(value, number, xerr=error, color="black", capsize=3, linewidth=1.2)
         axes.plot(p95_s[label], number, "D", color="black", markerfacecolor="white", markersize=5)
-    axes.set_yticks(range(len(means)), [shown_label(label, clairvoyant) for label in means])
+    axes.set_yticks(range(len(order)), [shown_label(label, clairvoyant) for label in order])
+    axes.get_yticklabels()[order.index(evaluated)].set_fontweight("bold")
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel(
-        "job completion time, s\n(bar: mean, line: its 95 % interval, diamond: 95th percentile)"
+        "job completion time, s: less is better\n"
+        "(bar: mean, line: its 95 % interval, diamond: 95th percentile)"
     )
     return figure

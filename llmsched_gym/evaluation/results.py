@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 from rich.text import Text
 
 from llmsched_gym import metrics
@@ -19,7 +18,6 @@ from llmsched_gym.errors import printable
 from llmsched_gym.evaluation.episodes import Episode
 from llmsched_gym.metrics import Estimate
 
-SMALL_S = 10.0  # means below it are shown to hundredths of a second
 SJF, REFERENCE = "sjf", "srtf_oracle"  # the two ends of the gap
 
 EPISODE_COLUMNS = (
@@ -46,6 +44,8 @@ class Summary:
     reduction : by what share the evaluated policy's mean JCT is below this one's; None for itself.
     gap_closed : the share of the way from SJF to the reference; None for these two, and without.
     clairvoyant : whether it knows what is hidden.
+    slowdown : mean over all jobs of the JCT over the time alone on an empty cluster; None: unknown.
+    applications : mean JCT of the jobs of each application, seconds.
     """
 
     policy: str
@@ -54,6 +54,8 @@ class Summary:
     reduction: Estimate | None
     gap_closed: Estimate | None
     clairvoyant: bool
+    slowdown: float | None
+    applications: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,16 @@ def summarise(
     sjf, reference
         The two ends of the gap; without one of them there is none.
     """
-    jct = _jct_of_policies(episodes)
-    means = {policy: [float(sample.mean()) for sample in jct[policy]] for policy in jct}
-    evaluated = next(iter(jct))
+    own = by_policy(episodes)
+    jobs = {policy: _pooled(played) for policy, played in own.items()}
+    means = {policy: episode_means(played) for policy, played in own.items()}
+    evaluated = next(iter(own))
     with_gap = means.keys() - {sjf, reference} if {sjf, reference} <= means.keys() else set()
     return [
         Summary(
             policy=policy,
             mean=metrics.mean(means[policy]),
-            percentiles=metrics.percentile_summary(np.concatenate(jct[policy])),
+            percentiles=metrics.percentile_summary(jobs[policy]["jct_s"]),
             reduction=None
             if policy == evaluated
             else metrics.reduction(means[evaluated], means[policy]),
@@ -100,39 +103,42 @@ def summarise(
             if policy in with_gap
             else None,
             clairvoyant=policy in clairvoyant,
+            slowdown=_mean_slowdown(jobs[policy]),
+            applications=_application_means(jobs[policy]),
         )
-        for policy in jct
+        for policy in own
     ]
 
 
-def _jct_of_policies(episodes: Iterable[Episode]) -> dict[str, list[NDArray[np.float64]]]:
-    jct: dict[str, list[NDArray[np.float64]]] = {}
+def by_policy(episodes: Iterable[Episode]) -> dict[str, list[Episode]]:
+    """The episodes of each policy."""
+    own: dict[str, list[Episode]] = {}
     for episode in episodes:
-        jct.setdefault(episode.policy, []).append(episode.jobs["jct_s"])
-    return jct
+        own.setdefault(episode.policy, []).append(episode)
+    return own
 
 
-def results_table(summaries: Sequence[Summary], title: str) -> Table:
-    """The summaries to be read, one row a policy."""
-    evaluated = summaries[0].policy
-    digits = 1 if max(one.mean.value or 0.0 for one in summaries) >= SMALL_S else 2
-    table = Table(title=plain(title, "bold"), title_justify="left")
-    table.add_column("policy\n")
-    table.add_column(plain("mean JCT, s\n[95 % interval]"), justify="right")
-    table.add_column("p95 JCT, s\n", justify="right")
-    table.add_column(plain(f"reduction by\n{evaluated}"), justify="right")
-    table.add_column("SJF-to-oracle\ngap closed", justify="right")
-    for one in summaries:
-        table.add_row(
-            plain(one.policy + (" (clairvoyant)" if one.clairvoyant else "")),
-            shown(one.mean, digits=digits),
-            f"{one.percentiles['p95_jct_s']:.{digits}f}",
-            shown(one.reduction, percent=True),
-            shown_gap(one.gap_closed),
-            style="bold" if one.policy == evaluated else None,
-            end_section=one is summaries[0] or one in summaries[-2:-1],
-        )
-    return table
+def episode_means(episodes: Iterable[Episode]) -> list[float]:
+    """The mean JCT of each episode, seconds."""
+    return [float(one.jobs["jct_s"].mean()) for one in episodes]
+
+
+def _pooled(episodes: Sequence[Episode]) -> dict[str, NDArray[Any]]:
+    """The columns that all episodes have of their jobs, one below the other."""
+    names = set.intersection(*(set(one.jobs) for one in episodes))
+    return {name: np.concatenate([one.jobs[name] for one in episodes]) for name in names}
+
+
+def _mean_slowdown(jobs: dict[str, NDArray[Any]]) -> float | None:
+    if "alone_s" not in jobs:
+        return None
+    return float(metrics.slowdown(jobs["jct_s"], jobs["alone_s"]).mean())
+
+
+def _application_means(jobs: dict[str, NDArray[Any]]) -> dict[str, float]:
+    names, rows = np.unique(jobs["application"], return_inverse=True)
+    means = np.bincount(rows, jobs["jct_s"]) / np.bincount(rows)
+    return dict(zip(names.tolist(), means.tolist(), strict=True))
 
 
 def plain(text: str, style: str = "") -> Text:
@@ -215,6 +221,7 @@ def summary_row(summary: Summary) -> dict[str, Any]:
     row: dict[str, Any] = {"policy": summary.policy, "clairvoyant": summary.clairvoyant}
     row |= _columns("mean_jct_s", summary.mean)
     row |= {name: value for name, value in summary.percentiles.items() if name not in row}
+    row["mean_slowdown"] = np.nan if summary.slowdown is None else summary.slowdown
     return (
         row | _columns("reduction", summary.reduction) | _columns("gap_closed", summary.gap_closed)
     )
@@ -230,6 +237,8 @@ def _as_json(summary: Summary) -> dict[str, Any]:
         "clairvoyant": summary.clairvoyant,
         "mean_jct": summary.mean._asdict(),
         **summary.percentiles,
+        "mean_slowdown": summary.slowdown,
+        "applications": summary.applications,
         "reduction": summary.reduction and summary.reduction._asdict(),
         "gap_closed": summary.gap_closed and summary.gap_closed._asdict(),
     }

@@ -1,13 +1,14 @@
 """The figures of a whole experiment, drawn from its tables alone.
 
-A policy has one colour and one dash in all of them, the clairvoyant ones are black and dotted or
-hatched. Names stand beside the lines and bars they belong to.
+A policy looks alike in all of them, and as in every figure of an evaluation: see
+:func:`llmsched_gym.plotting.looks_of`. Names stand beside the lines and bars they belong to. Less
+is better, and a change that is positive is for the worse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,10 @@ from llmsched_gym.plotting import (
     BLACK,
     COLOURS,
     DASHES,
+    OWN_COLOURS,
+    Look,
     legend_name,
+    looks_of,
     new_picture,
     save,
     shown_label,
@@ -32,11 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# After Okabe and Ito's, the darker ones of Paul Tol's muted palette.
-PALETTE = (
-    *COLOURS,
-    *("#332288", "#117733", "#882255", "#999933", "#AA4499", "#777777", "#44AA99", "#DDCC77"),
-)
+PALETTE = tuple(OWN_COLOURS.values())  # of applications
 LOAD = 1.3  # of the figures that show one load
 NAMES = ("study", "workload", "cluster", "policy", "belief", "application")  # columns of tables
 SMALL = 7.0  # points, of what stands beside bars and lines
@@ -95,47 +95,42 @@ def _study(results: pd.DataFrame, study: str) -> pd.DataFrame:
 class Looks:
     """How the policies of an experiment look, by label: the same in every figure."""
 
-    colours: Mapping[str, Any]
-    dashes: Mapping[str, Any]
+    looks: Mapping[str, Look]
     clairvoyant: frozenset[str]
 
     @classmethod
     def of(cls, results: pd.DataFrame) -> Looks:
-        """Colours in the order of the labels; LLMSched's variants share the first."""
+        """LLMSched's variants look as it does, but for their dashes."""
         labels = list(dict.fromkeys(results["policy"])) if len(results) else []
         hidden = set(results["policy"][results["belief"] == "oracle"]) if len(results) else set()
-        others = [name for name in labels if name not in hidden and not _is_llmsched(name)]
-        colours = {label: BLACK if label in hidden else PALETTE[0] for label in labels}
-        dashes: dict[str, Any] = dict.fromkeys(labels, DASHES[0])
-        for number, label in enumerate(others):
-            colours[label] = PALETTE[1 + number % (len(PALETTE) - 1)]
-            dashes[label] = DASHES[(1 + number) % len(DASHES)]
-        for number, label in enumerate(sorted(hidden)):
-            dashes[label] = ((0, (1, 2)), (0, (4, 2, 1, 2)))[number % 2]
-        return cls(colours, dashes, frozenset(hidden))
+        others = [one for one in labels if one in hidden or not _is_variant(one)]
+        found = looks_of([EVALUATED, *others], hidden)
+        variants = [one for one in labels if one not in found]
+        found |= {
+            label: replace(found[EVALUATED], dash=DASHES[1 + number % (len(DASHES) - 1)])
+            for number, label in enumerate(variants)
+        }
+        return cls(found, frozenset(hidden))
+
+    def colour(self, label: str) -> str:
+        """That of a label, black for one that nobody knows."""
+        return self.looks[label].colour if label in self.looks else BLACK
 
     def line(self, label: str) -> dict[str, Any]:
-        """Of a line: its colour, dash and width."""
-        return {
-            "color": self.colours[label],
-            "linestyle": self.dashes[label],
-            "linewidth": 2.6 if label == EVALUATED else 1.4,
-            "zorder": 3 if label == EVALUATED else 2,
-        }
+        """Of a line: its colour, dash, marker and width."""
+        return self.looks[label].line(strong=label == EVALUATED)
 
     def bar(self, label: str) -> dict[str, Any]:
         """Of a bar: its fill, edge and hatch."""
-        if label in self.clairvoyant:
-            return {"color": "white", "edgecolor": BLACK, "hatch": "///"}
-        return {"color": self.colours[label], "edgecolor": "none"}
+        return self.looks[label].bar()
 
     def name(self, label: str) -> str:
         """The label, with a word on what it knows."""
         return shown_label(label, self.clairvoyant)
 
 
-def _is_llmsched(label: str) -> bool:
-    return label == EVALUATED or label.startswith(f"{EVALUATED}_")
+def _is_variant(label: str) -> bool:
+    return label.startswith(f"{EVALUATED}_")
 
 
 def _grid(
@@ -206,7 +201,7 @@ def _beside(
             fontweight="bold" if label == EVALUATED else None,
             verticalalignment="center",
             arrowprops={
-                **{"arrowstyle": "-", "color": looks.colours[label], "linewidth": 0.6},
+                **{"arrowstyle": "-", "color": looks.colour(label), "linewidth": 0.6},
                 **{"relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 2},
             },
         )
@@ -236,23 +231,13 @@ def _at_one_load(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[away == away.groupby(rows["workload"]).transform("min")]
 
 
-def _order(cells: Sequence[dict[str, NDArray[np.float64]]]) -> list[str]:
-    """The labels by their mean rank over panels, the best first."""
-    ranks: dict[str, list[float]] = {}
-    for means in cells:
-        fastest = min(sample.mean() for sample in means.values())
-        for label, sample in means.items():
-            ranks.setdefault(label, []).append(float(np.log(sample.mean() / fastest)))
-    return sorted(ranks, key=lambda label: float(np.mean(ranks[label])))
-
-
 def jct_by_policy(main: pd.DataFrame, looks: Looks) -> Figure | None:
-    """Mean JCT of every policy as bars, a panel for each workload, at one load."""
+    """Mean JCT of every policy as bars, the least first, a panel for each workload, at one load."""
     if main.empty:
         return None
     rows = _at_one_load(main)
     cells = [(cell, _jct(part)) for cell, part in _cells(rows, "workload", "load")]
-    order = _order([means for _, means in cells])
+    most = max(len(means) for _, means in cells)
     figure, panels = _grid(
         f"Mean job completion time; {_episodes(rows)}\n"
         f"Line: 95 % interval over episodes. Beside it: the mean, and by how much {EVALUATED}'s is "
@@ -260,14 +245,14 @@ def jct_by_policy(main: pd.DataFrame, looks: Looks) -> Figure | None:
         len(cells),
         columns=2,
         width=6.0,
-        height=0.9 + 0.2 * len(order),
+        height=0.9 + 0.2 * most,
     )
-    for number, (axes, (cell, means)) in enumerate(zip(panels, cells, strict=True)):
+    for axes, (cell, means) in zip(panels, cells, strict=True):
         _panel_title(axes, f"{cell['workload']}, load {cell['load']:g}")
+        order = sorted(means, key=lambda label: means[label].mean())
         _bars(axes, order, means, looks)
-        names = [looks.name(label) for label in order] if number % 2 == 0 else []
-        axes.set_yticks(range(len(order)), names or [""] * len(order), fontsize=SMALL + 1)
-        axes.set_xlabel("mean job completion time, s", fontsize="small")
+        axes.set_yticks(range(len(order)), map(looks.name, order), fontsize=SMALL + 1)
+        axes.set_xlabel("mean job completion time, s: less is better", fontsize="small")
     return figure
 
 
@@ -276,8 +261,6 @@ def _bars(
 ) -> None:
     ends = []
     for number, label in enumerate(order):
-        if label not in jct:
-            continue
         mean = metrics.mean(jct[label])
         value = mean.value or 0.0
         axes.barh(number, value, height=0.7, **looks.bar(label))
@@ -323,10 +306,11 @@ def jct_cdf(jobs: pd.DataFrame, looks: Looks) -> Figure | None:
     figure, panels = _grid(title, len(cells), columns=2, width=5.5, height=3.4)
     for axes, (cell, part) in zip(panels, cells, strict=True):
         _panel_title(axes, f"{cell['workload']}, load {cell['load']:g}")
-        for label, group in part.groupby("policy", sort=False):
+        for number, (label, group) in enumerate(part.groupby("policy", sort=False)):
             ordered = np.sort(group["jct_s"].to_numpy(np.float64))
             share = np.arange(1, len(ordered) + 1) / len(ordered)
-            axes.step(ordered, share, where="post", **looks.line(str(label)))
+            style = looks.line(str(label)) | {"markevery": (0.02 * (number % 6), 0.12)}
+            axes.step(ordered, share, where="post", **style)
         _log(axes.xaxis, axes.set_xscale)
         axes.set_xlim(*np.quantile(part["jct_s"], (0.002, 1)))
         axes.set_ylim(0, 1.02)
@@ -399,7 +383,7 @@ def _curves(
         for axes, relative in zip(panels[2 * number :], (False, True), strict=False):
             lines = means.div(means[unit], axis=0) if relative else means
             for label, line in lines.items():
-                axes.plot(line, marker="o", markersize=3, **looks.line(str(label)))
+                axes.plot(line, **looks.line(str(label)))
             axes.set_xticks(means.index, [f"{tick:g}" for tick in means.index])
             axes.set_xlabel(x_label, fontsize="small")
             _panel_title(axes, ", ".join(named))
@@ -432,7 +416,7 @@ def epsilon_and_fraction(results: pd.DataFrame, looks: Looks) -> Figure | None:
         axes.update_datalim([(0, -0.5), (0, 0.5)])  # no microscope on differences of nothing
         _sensitivity(axes, results, name)
         axes.set_xlabel(names[name], fontsize="small")
-        axes.set_ylabel("change of mean job completion time, %", fontsize="small")
+        axes.set_ylabel("change of mean JCT, %: less is better", fontsize="small")
     return figure
 
 
@@ -456,7 +440,8 @@ def _sensitivity(axes: Axes, results: pd.DataFrame, study: str) -> None:
         axes.errorbar(x + shift, value, yerr=error, marker="o", markersize=3.5, capsize=2, **style)
         ends[f"{cell['workload']}, load {cell['load']:g}"] = (x[-1], value[-1])
     colours = {label: COLOURS[(1 + n) % len(COLOURS)] for n, label in enumerate(ends)}
-    _beside(axes, ends, Looks(colours, {}, frozenset()))
+    plain = {label: Look(colour, "o", "-") for label, colour in colours.items()}
+    _beside(axes, ends, Looks(plain, frozenset()))
 
 
 def _change(
@@ -496,15 +481,14 @@ def ablations(results: pd.DataFrame, looks: Looks) -> Figure | None:
         width=5.5,
         height=0.9 + 0.28 * len(labels),
     )
-    for number, (axes, (cell, part)) in enumerate(zip(panels, cells, strict=True)):
+    for axes, (cell, part) in zip(panels, cells, strict=True):
         _panel_title(axes, f"{cell['workload']}, load {cell['load']:g}")
-        jct = _jct(part)
+        found = {name: _change(results, cell, name, jct) for name, jct in _jct(part).items()}
+        changes = {name: one for name, one in found.items() if one and name != EVALUATED}
+        order = sorted(changes, key=lambda name: -changes[name][0])
         lows, highs = [0.0], [0.0]
-        for row, label in enumerate(labels):
-            change = _change(results, cell, label, jct[label]) if label in jct else None
-            if change is None:
-                continue
-            value, low, high = change
+        for row, label in enumerate(order):
+            value, low, high = change = changes[label]
             axes.barh(row, value, height=0.65, **looks.bar(label))
             axes.plot([low, high], [row, row], color="black", linewidth=1)
             text = "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*(round(x, 1) + 0.0 for x in change))
@@ -514,12 +498,12 @@ def ablations(results: pd.DataFrame, looks: Looks) -> Figure | None:
             highs.append(high)
         span = max(highs) - min(lows) or 1.0
         axes.set_xlim(min(lows) - 0.05 * span, max(highs) + 0.6 * span)
-        axes.set_yticks(range(len(labels)), [looks.name(label) for label in labels])
-        axes.tick_params(labelsize="small", labelleft=number % 2 == 0)
+        axes.set_yticks(range(len(order)), list(map(looks.name, order)))
+        axes.tick_params(labelsize="small")
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.axvline(0, color=BLACK, linewidth=0.8)
-        axes.set_xlabel("change of mean job completion time, %", fontsize="small")
+        axes.set_xlabel("change of mean job completion time, %: less is better", fontsize="small")
     return figure
 
 
@@ -647,10 +631,17 @@ def overhead(table: pd.DataFrame, looks: Looks) -> Figure | None:
     title = "Wall-clock time of a policy's decision; dots: workloads and loads, line: their median"
     figure, (axes,) = _grid(title, 1, 1, 7.5, 0.8 + 0.22 * len(medians))
     for row, (label, median) in enumerate(medians.items()):
-        colour = looks.colours.get(str(label), BLACK)
+        colour = looks.colour(str(label))
         times = table["decision_us"][table["policy"] == label]
         fill = "white" if label in looks.clairvoyant else colour
-        axes.plot(times, [row] * len(times), "o", color=colour, mfc=fill, markersize=4, alpha=0.6)
+        style: dict[str, Any] = {
+            "marker": "o",
+            "color": colour,
+            "mfc": fill,
+            "markersize": 4,
+            "alpha": 0.6,
+        }
+        axes.plot(times, [row] * len(times), linestyle="none", **style)
         axes.plot([median, median], [row - 0.35, row + 0.35], color="black", linewidth=1.5)
     _log(axes.xaxis, axes.set_xscale)
     axes.set_yticks(range(len(medians)), [looks.name(str(label)) for label in medians.index])

@@ -28,6 +28,7 @@ from llmsched_gym.experiments.figures import draw_all
 from llmsched_gym.experiments.play import play_cell
 from llmsched_gym.experiments.tables import Measured, Played, workload_tables, write_tables
 from llmsched_gym.files import staged
+from llmsched_gym.notes import counted
 from llmsched_gym.processes import WorkerDied, map_processes
 
 
@@ -76,12 +77,16 @@ def _play_all(experiment: Experiment, processes: int, console: Console) -> dict[
         part.unlink()
     contents = {cell: load(bench, cell) for cell in cells}
     todo = [cell for cell, content in contents.items() if content is None]
-    with _progress(console) as progress:
+    with (
+        _progress(console) as progress,
+        counted(len(todo), "cells", wanted=not console.is_terminal) as count,
+    ):
         weights = [experiment.weight(cell) for cell in todo]
         task = progress.add_task("", total=sum(weights), cells=len(todo), left=len(todo))
 
         def done(index: int) -> None:
             _advance(progress, task, weights[index])
+            count()
 
         map_processes(play_cell, bench, todo, processes, done)
     contents |= {cell: load(bench, cell) for cell in todo}

@@ -6,9 +6,10 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from reprlib import Repr
+
+from llmsched_gym.errors import nearest
 
 LONGEST_NAME = 255  # characters
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -82,8 +83,6 @@ def shown(value: object) -> str:
 
 def unknown(option: str, value: object, valid: Iterable[str]) -> ValueError:
     """What to raise for a name that is none of the valid ones; it names the nearest."""
-    close = get_close_matches(str(value), sorted(valid), 1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return ValueError(
-        f"{option}: unknown {shown(value)}{hint}, choose from {', '.join(sorted(valid))}"
-    )
+    names = sorted(valid)
+    hint = nearest(value, names)
+    return ValueError(f"{option}: unknown {shown(value)}{hint}, choose from {', '.join(names)}")

@@ -74,7 +74,7 @@ def test_other_options_are_left_alone_and_sweeps_split() -> None:
         ("policy=[a]", "policy: unknown 'a'"),
         ("policy.name=[a]", "policy: choose from argus, "),
         ("policy={a:1}", "unknown option 'policy.a'; valid here: name, "),
-        ("baselines=[[a]]", "baselines: ['a'] is not a value of a list such as [fcfs,fair]"),
+        ("baselines=[[a]]", "baselines: ['a'] is not of a list such as [fcfs,fair] or [{name: "),
         ("baselines={a:1}", "baselines: "),
         ("policy.epsilon=[0.1]", "policy llmsched: epsilon: [0.1] is not a number"),
         ("seed={a:1}", "seed: {'a': 1} is not a whole number"),

@@ -227,9 +227,11 @@ def test_figures_show_every_policy_and_themselves(result: Comparison) -> None:
     curves, bars = result.jct_cdf(), result.jct_by_policy()
     labels = ["llmsched", "fcfs", "sjf", "srtf_oracle (clairvoyant)"]
     assert curves.axes[0].get_legend_handles_labels()[1] == labels
-    assert [text.get_text() for text in bars.axes[0].get_yticklabels()] == labels
+    means = dict(zip(labels, result.summary["mean_jct_s"], strict=True))
+    order = sorted(labels, key=means.__getitem__)
+    assert [text.get_text() for text in bars.axes[0].get_yticklabels()] == order
     widths = [bar.get_width() for bar in bars.axes[0].patches]  # type: ignore[attr-defined]
-    assert widths == pytest.approx(result.summary["mean_jct_s"].tolist())
+    assert widths == pytest.approx([means[label] for label in order])
     for figure in (curves, bars):
         assert isinstance(figure, Figure)
         assert figure.get_suptitle() == result.setting.title
@@ -250,7 +252,7 @@ def test_a_comparison_can_be_written(result: Comparison, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("policies", "changed", "message"),
     [
-        (["fcsf"], {}, "unknown 'fcsf', choose from"),
+        (["fcsf"], {}, "unknown 'fcsf' (did you mean 'fcfs'?), choose from"),
         (["nowhere:Policy"], {}, "cannot import 'nowhere'"),
         (["fcfs", "sjf", "fcfs"], {}, "'fcfs' is there twice"),
         ([First(), First()], {}, "'First' is there twice"),

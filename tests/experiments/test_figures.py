@@ -183,13 +183,13 @@ def test_one_episode_at_one_load_can_be_drawn(tmp_path: Path) -> None:
 def test_policies_look_different_and_the_same_in_every_study(tables: Path) -> None:
     results = pd.read_csv(tables / "results.csv")
     looks = Looks.of(results)
-    pairs = {(str(looks.colours[label]), str(looks.dashes[label])) for label in POLICIES}
+    pairs = {(one.colour, str(one.dash)) for label, one in looks.looks.items() if label in POLICIES}
     assert len(pairs) == len(POLICIES)
     assert looks.clairvoyant == {"srtf_oracle", "gittins_oracle"}
     assert looks.name("srtf_oracle") == "srtf_oracle (clairvoyant)"
     assert "hatch" in looks.bar("gittins_oracle")
     for label in ABLATIONS:
-        assert looks.colours[label] == looks.colours["llmsched"]
+        assert looks.colour(label) == looks.colour("llmsched")
 
 
 NAMED_ODDLY = {"mixed": "NA", "sjf": "null", "web_search": "7", "fcfs": "_$x_$", "srtf": "\x1b[1m"}
@@ -199,7 +199,7 @@ def test_names_are_names(tables: Path, tmp_path: Path) -> None:
     for path in tables.glob("*.csv*"):
         pd.read_csv(path).replace(NAMED_ODDLY).to_csv(tmp_path / path.name, index=False)
     assert {path.stem for path in draw_all(tmp_path)} == FIGURES
-    assert "null" in Looks.of(figures._table(tmp_path / "results.csv")).colours
+    assert "null" in Looks.of(figures._table(tmp_path / "results.csv")).looks
 
 
 def test_a_figure_that_fails_costs_no_other(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import ArrayLike
 
-from llmsched_gym.plotting import line_style, new_figure
+from llmsched_gym.plotting import looks_of, new_figure
 
 
 def learning_curve(
@@ -40,11 +40,12 @@ def learning_curve(
     best = min([curve.min(), *compared_s.values()])
     top = min(1.3 * best, max(1.1 * best, 1.01 * curve.max()))
     label = f"{learner}: {curve.min():.2f} s at its best"
-    axes.plot(decisions, curve, marker="o", markersize=4, label=label, **line_style(0, False))
-    for number, (name, value) in enumerate(compared_s.items(), start=1):
+    styles = looks_of([learner, *compared_s])
+    axes.plot(decisions, curve, label=label, **styles[learner].line(strong=True))
+    for name, value in compared_s.items():
         where = "" if value < top else ", above the figure"
         label = f"{name}: {value:.2f} s{where}"
-        axes.axhline(value, label=label, **line_style(number, False))
+        axes.axhline(value, label=label, **styles[name].line() | {"marker": None})
     axes.set_ylim(0.99 * best, top)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter())
