@@ -7,7 +7,7 @@ part of a template, in which ``%{x}`` would mean something.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from llmsched_gym.cluster.timeline import Timeline
 from llmsched_gym.evaluation.results import Summary
-from llmsched_gym.plotting import BLACK, COLOURS, shown_label
+from llmsched_gym.plotting import COLOURS, looks_of, shown_label
 from llmsched_gym.rendering.colours import EMPTY, Colour, job_colour
 from llmsched_gym.rendering.history import BeliefHistory
 
@@ -26,10 +26,16 @@ try:
 except ImportError as error:
     raise ImportError('a report needs the extra: pip install "llmsched-gym[report]"') from error
 
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "star", "cross", "triangle-down")
-SIGNS = "●◆■▲✖★✚▼"  # the same, in a text
-OPEN_SIGNS = "○◇□△✖☆✚▽"
-DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot", "8px 2px")
+SYMBOLS = {  # of matplotlib's markers: those of plotly, and signs in a text
+    **{"o": ("circle", "●"), "s": ("square", "■"), "^": ("triangle-up", "▲")},
+    **{"D": ("diamond", "◆"), "v": ("triangle-down", "▼"), "P": ("cross", "✚")},
+    **{"X": ("x", "✖"), "<": ("triangle-left", "◀"), ">": ("triangle-right", "▶")},
+    **{"p": ("pentagon", "⬟"), "h": ("hexagon", "⬢"), "*": ("star", "★")},
+    **{"d": ("diamond-tall", "♦"), "8": ("octagon", "⬣"), "H": ("hexagon2", "⬣")},
+    **{"1": ("y-down-open", "Y"), "2": ("y-up-open", "⅄"), "+": ("cross-thin-open", "+")},
+    **{"3": ("y-left-open", "≻"), "x": ("x-thin-open", "✕"), "None": ("circle-open", "○")},
+}
+DASHES = {"-": "solid", "--": "dash", "-.": "dashdot"}
 LONGEST_NAME, LONGEST_MARK = 28, 18  # signs, of a policy and of a stage
 WIDE = 10.0  # numbers that are further apart than this factor have a logarithmic axis
 MOST_POINTS = 400  # of a curve
@@ -56,49 +62,45 @@ def shown(text: str, longest: int | None = None) -> str:
 
 
 class Looks:
-    """The colour, mark and line of each policy, the same in every figure; the first is evaluated.
+    """How policies look in every figure of a report, as everywhere else, in the terms of plotly.
 
     Parameters
     ----------
     labels
-        Of all policies, in order.
+        Of all policies; the first is evaluated.
     clairvoyant
-        Those that know what is hidden: black.
+        Those that know what is hidden.
     """
 
-    def __init__(self, labels: Iterable[str], clairvoyant: Sequence[str]) -> None:
-        self._number = {label: number for number, label in enumerate(labels)}
-        self._clairvoyant = clairvoyant
+    def __init__(self, labels: Sequence[str], clairvoyant: Sequence[str]) -> None:
+        self._looks, self._evaluated = looks_of(labels, clairvoyant), labels[0]
 
     def colour(self, label: str) -> str:
         """As CSS."""
-        number = self._number[label]
-        return BLACK if label in self._clairvoyant else COLOURS[number % len(COLOURS)]
-
-    def marker(self, label: str) -> dict[str, Any]:
-        """As plotly has it."""
-        number = self._number[label]
-        symbol = SYMBOLS[number % len(SYMBOLS)]
-        if label in self._clairvoyant:
-            symbol += "-open"
-        size = 13 if number == 0 else 10
-        return {"color": self.colour(label), "symbol": symbol, "size": size, "line_width": 1.2}
+        return self._looks[label].colour
 
     def sign(self, label: str) -> str:
         """The mark as a sign in a text."""
-        signs = OPEN_SIGNS if label in self._clairvoyant else SIGNS
-        return signs[self._number[label] % len(signs)]
+        return SYMBOLS[self._looks[label].marker][1]
+
+    def marker(self, label: str, size: int = 10) -> dict[str, Any]:
+        """The mark; that of the evaluated policy is larger."""
+        symbol = SYMBOLS[self._looks[label].marker][0]
+        width = 1.8 if symbol.endswith("-open") else 0.8  # all that there is of an open one
+        size += 3 if label == self._evaluated else 0
+        return {"color": self.colour(label), "symbol": symbol, "size": size, "line_width": width}
 
     def line(self, label: str) -> dict[str, Any]:
-        """As plotly has it."""
-        number = self._number[label]
-        turn = number + number // len(COLOURS)  # so that a colour meets each dash
-        dash = "dot" if label in self._clairvoyant else DASHES[turn % len(DASHES)]
-        return {"color": self.colour(label), "dash": dash, "width": 3 if number == 0 else 1.8}
+        """The line; that of the evaluated policy is strong."""
+        dash = self._looks[label].dash
+        if dash not in DASHES:  # (0, lengths), in widths of the line
+            dash = ",".join(f"{2 * length}px" for length in dash[1])
+        width = 3 if label == self._evaluated else 1.8
+        return {"color": self.colour(label), "dash": DASHES.get(dash, dash), "width": width}
 
     def name(self, label: str) -> str:
         """For a legend."""
-        known = " (clairvoyant)" if label in self._clairvoyant else ""
+        known = " (clairvoyant)" if self._looks[label].clairvoyant else ""
         return shown(label, LONGEST_NAME) + known
 
 
@@ -179,7 +181,7 @@ def by_application(means: Mapping[str, Mapping[str, float]], looks: Looks) -> go
             x=[means[applications[row]][label] for row in rows],
             y=[row + apart for row in rows],
             mode="markers",
-            marker=looks.marker(label) | {"size": 11 if number == 0 else 9},
+            marker=looks.marker(label, 9),
             name=looks.name(label),
             text=[f"{shown(label)}<br>{shown(applications[row])}" for row in rows],
             hovertemplate="%{text}: mean %{x:.2f} s<extra></extra>",

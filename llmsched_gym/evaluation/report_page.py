@@ -27,11 +27,11 @@ from llmsched_gym.evaluation.report_figures import (
     shown,
     tails,
 )
-from llmsched_gym.evaluation.results import SMALL_S
 from llmsched_gym.metrics import Estimate
 from llmsched_gym.rendering.history import BeliefHistory
 
 BUTTONS = ["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]
+SMALL_S = 10.0  # times below it are shown to hundredths of a second
 CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [BUTTONS]}
 
 
@@ -74,8 +74,9 @@ def _of_policies(comparison: Comparison, looks: Looks) -> list[str]:
     return [
         _section(
             "Policies",
-            "JCT: the time from a job's arrival to its completion. Bold: the lowest of the "
-            "policies that do not know what is hidden. Click on a heading to sort.",
+            f"{comparison.verdict} JCT: the time from a job's arrival to its completion; slowdown: "
+            "over the time that it takes alone, mean. Bold: the lowest of the policies that do not "
+            "know what is hidden. Click on a heading to sort.",
             _policy_table(comparison, looks),
         ),
         _section(
@@ -95,15 +96,17 @@ def _of_policies(comparison: Comparison, looks: Looks) -> list[str]:
 def _policy_table(comparison: Comparison, looks: Looks) -> str:
     summaries = comparison.summaries
     digits = _digits(one.mean.value or 0.0 for one in summaries)
-    head = ["policy", "mean JCT, s", "p50, s", "p95, s", "p99, s", "mean reduced by\nfirst policy"]
+    head = ["policy", "mean JCT, s", "p50, s", "p95, s", "p99, s", "slowdown"]
+    head.append("mean reduced by\nfirst policy")
     rows = []
     for one in summaries:
         times = [_Cell(_times(one.mean, digits), one.mean.value)]
         for name in ("p50_jct_s", "p95_jct_s", "p99_jct_s"):
             value = one.percentiles[name]
             times.append(_Cell(f"{value:,.{digits}f}", value))
+        slowdown = _Cell("" if one.slowdown is None else f"{one.slowdown:,.1f}", one.slowdown)
         reduced = _Cell(_share(one.reduction), one.reduction and one.reduction.value)
-        rows.append([_named(one.policy, looks), *times, reduced])
+        rows.append([_named(one.policy, looks), *times, slowdown, reduced])
     seeing = [row for row, one in enumerate(summaries) if not one.clairvoyant]
     columns = [[rows[row][column].value for row in seeing] for column in range(1, 5)]
     best = {
@@ -232,6 +235,7 @@ def _lowest(values: Sequence[Any], digits: int) -> list[int]:
 
 
 def _digits(seconds: Iterable[float]) -> int:
+    """Behind the point, for all of a table."""
     return 1 if max(seconds) >= SMALL_S else 2
 
 

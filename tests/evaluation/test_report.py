@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import printable
 from llmsched_gym.evaluation import Comparison, Episode, report
-from llmsched_gym.evaluation.report_figures import MOST_BARS, Looks, belief, gantt, shown
+from llmsched_gym.evaluation.report_figures import MOST_BARS, SYMBOLS, Looks, belief, gantt, shown
 from llmsched_gym.evaluation.results import Setting
+from llmsched_gym.plotting import MARKERS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 EVIL = (
@@ -55,6 +56,7 @@ def comparison(
                 "arrival_s": np.arange(jobs) * 1.0,
                 "completion_s": np.arange(jobs) + jct_s,
                 "jct_s": jct_s,
+                "alone_s": jct_s / (2 + number),
             }
             played.append(Episode(label, episode, table, 9.0, 5, 7.0))
     setting = Setting("mixed", "small", 1.3, 0, f"{labels[0]} at load 1.3\nepisodes: {episodes}")
@@ -119,8 +121,10 @@ def test_its_table_is_the_summary(tmp_path: Path) -> None:
         low, high = one["mean_jct_s_low"], one["mean_jct_s_high"]
         assert row[1] == f"{one['mean_jct_s']:.1f} [{low:.1f}, {high:.1f}]"
         assert row[2:5] == [f"{one[f'p{n}_jct_s']:.1f}" for n in (50, 95, 99)]
-    assert rows[0][5] == ""
-    assert rows[1][5].startswith(f"{100 * result.summary['reduction'][1]:.1f} % [")
+        assert row[5] == f"{one['mean_slowdown']:.1f}"
+    assert rows[0][6] == ""
+    assert rows[1][6].startswith(f"{100 * result.summary['reduction'][1]:.1f} % [")
+    assert html.escape(result.verdict) in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_its_applications_are_those_of_the_jobs(tmp_path: Path) -> None:
@@ -203,19 +207,23 @@ def test_the_gantt_chart_has_every_task_in_its_lane() -> None:
 # --- names and sizes of any kind ------------------------------------------------------------------
 
 
-def test_fifty_policies_look_different() -> None:
-    labels = [str(number) for number in range(49)]
+def test_twenty_policies_look_different() -> None:
+    labels = [str(number) for number in range(19)]
     looks = Looks([*labels, "seer"], ["seer"])
     for look in (looks.line, looks.marker):
         kinds = {repr(sorted(look(label).items())) for label in [*labels, "seer"]}
-        assert len(kinds) == 50
+        assert len(kinds) == 20
+
+
+def test_every_marker_has_a_symbol_and_a_sign() -> None:
+    assert {*MARKERS, "None", "x"} == SYMBOLS.keys()
 
 
 @given(st.text())
 def test_a_name_is_nothing_but_text(text: str) -> None:
     assert not set(shown(text)) & set("<>\"'$\n")
-    assert unescape(shown(text)) == " ".join(printable(text).split())
-    assert len(unescape(shown(text, 12))) <= 12
+    assert html.unescape(shown(text)) == " ".join(printable(text).split())
+    assert len(html.unescape(shown(text, 12))) <= 12
 
 
 def test_names_of_users_are_no_html(tmp_path: Path) -> None:
@@ -317,7 +325,7 @@ def test_a_browser_shows_it_without_complaint(tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     found = re.search('<pre id="told">(.*?)</pre>', done.stdout)
     assert found, done.stderr
-    told = json.loads(unescape(found[1]))
+    told = json.loads(html.unescape(found[1]))
     assert told["plots"] == 5
     assert told["bars"] > 20
     assert told["wide"] <= 0
