@@ -74,10 +74,11 @@ def _of_policies(comparison: Comparison, looks: Looks) -> list[str]:
     return [
         _section(
             "Policies",
-            f"{comparison.verdict} JCT: the time from a job's arrival to its completion; slowdown: "
-            "over the time that it takes alone, mean. Bold: the lowest of the policies that do not "
-            "know what is hidden. Click on a heading to sort.",
-            _policy_table(comparison, looks),
+            "JCT: the time from a job's arrival to its completion; slowdown: over the time that it "
+            "takes alone, mean; reduction: by what share the mean of the first policy is below the "
+            "row's. Bold: the lowest of those that do not know what is hidden. Click on a heading "
+            "to sort.",
+            f"<p><b>{shown(comparison.verdict)}</b></p>" + _policy_table(comparison, looks),
         ),
         _section(
             "Mean against tail",
@@ -96,8 +97,7 @@ def _of_policies(comparison: Comparison, looks: Looks) -> list[str]:
 def _policy_table(comparison: Comparison, looks: Looks) -> str:
     summaries = comparison.summaries
     digits = _digits(one.mean.value or 0.0 for one in summaries)
-    head = ["policy", "mean JCT, s", "p50, s", "p95, s", "p99, s", "slowdown"]
-    head.append("mean reduced by\nfirst policy")
+    head = ["policy", "mean JCT, s", "p50, s", "p95, s", "p99, s", "slowdown", "reduction"]
     rows = []
     for one in summaries:
         times = [_Cell(_times(one.mean, digits), one.mean.value)]
