@@ -11,7 +11,13 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-TESTED = ("distributed", "test", "testbed", "train")  # the extras that `make test-oldest` installs
+TESTED = (
+    "distributed",
+    "report",
+    "test",
+    "testbed",
+    "train",
+)  # the extras that `make test-oldest` installs
 
 
 def constraints(name: str) -> dict[str, str]:

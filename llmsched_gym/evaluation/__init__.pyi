@@ -8,4 +8,5 @@ from .comparison import Run as Run
 from .episodes import Episode as Episode
 from .episodes import episode_seeds as episode_seeds
 from .episodes import play as play
+from .reporting import report as report
 from .results import Summary as Summary
