@@ -41,7 +41,8 @@ def learning_curve(
     top = min(1.3 * best, max(1.1 * best, 1.01 * curve.max()))
     label = f"{learner}: {curve.min():.2f} s at its best"
     styles = looks_of([learner, *compared_s])
-    axes.plot(decisions, curve, label=label, **styles[learner].line(strong=True))
+    style = styles[learner].line(strong=True) | {"linestyle": "-"}
+    axes.plot(decisions, curve, label=label, **style)
     for name, value in compared_s.items():
         where = "" if value < top else ", above the figure"
         label = f"{name}: {value:.2f} s{where}"
