@@ -228,7 +228,7 @@ def read_description(source: Description) -> Described:
         if there is no such file.
     """
     if isinstance(source, Mapping):
-        return _named("description", lambda: _described(source))
+        return _named("workload", lambda: _described(source))
     path = given_path("path", source)
     try:
         kind = other_than_file(path)

@@ -239,7 +239,7 @@ LOOP = {"loop": "again", "again": 0.5, "most": 3, "stages": [TOOL]}
 )
 def test_what_is_wrong_is_told_in_one_line(content: Any, what: str) -> None:
     whole = {"application": "a", "stages": content} if isinstance(content, list) else content
-    with pytest.raises(DescriptionError, match=f"^description: .*{what}") as raised:
+    with pytest.raises(DescriptionError, match=f"^workload: .*{what}") as raised:
         read_description(whole)
     assert "\n" not in str(raised.value)
 
@@ -355,7 +355,7 @@ def test_any_description_is_refused_in_one_line_or_makes_jobs(content: dict[str,
         assert len(jobs(read_description(content), 5)) == 5
     else:
         assert "\n" not in why
-        assert why.startswith("description: ")
+        assert why.startswith("workload: ")
 
 
 @given(descriptions(GOOD), st.integers(0, 5))
