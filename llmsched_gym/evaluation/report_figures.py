@@ -40,7 +40,7 @@ LONGEST_NAME, LONGEST_MARK = 28, 18  # signs, of a policy and of a stage
 WIDE = 10.0  # numbers that are further apart than this factor have a logarithmic axis
 MOST_POINTS = 400  # of a curve
 MOST_APPLICATIONS = 24  # in the figure
-MOST_BARS = 6000  # of one policy
+MOST_BARS, MOST_ARRIVALS = 4000, 1000  # of one policy
 LANE, SHORTEST, TALLEST = 12, 90, 440  # pixels: a lane, and all lanes of one policy
 MOST_NAMES = 24  # of engines
 MOST_LANES = 160  # beyond, only slots and tools that were ever used are drawn
@@ -107,7 +107,7 @@ class Looks:
 def tails(summaries: Sequence[Summary], looks: Looks) -> go.Figure:
     """Mean JCT, with its interval, against the 95th and the 99th percentile, a mark a policy."""
     figure = make_subplots(1, 2, horizontal_spacing=0.11)
-    for one in summaries:
+    for number, one in enumerate(summaries):
         mean, label = one.mean, one.policy
         value = mean.value or 0.0
         low, high = (value if end is None else end for end in (mean.low, mean.high))
@@ -127,7 +127,7 @@ def tails(summaries: Sequence[Summary], looks: Looks) -> go.Figure:
                 text=[shown(label)],
                 hovertemplate="%{text}<br>mean %{x:.2f} s, "
                 f"{percentile[:3]} %{{y:.2f}} s<extra></extra>",
-                legendgroup=str(panel and summaries.index(one)),
+                legendgroup=str(number),
                 showlegend=panel == 1,
                 row=1,
                 col=panel,
@@ -282,7 +282,7 @@ class _Lanes:
         names = [shown(name) for name in applications]
         shown_ones = np.arange(len(tasks.job)) < MOST_BARS
         bars = [self._bars(shown_ones & (tasks.llm == llm), llm, names) for llm in (True, False)]
-        arrived = np.flatnonzero(~np.isnan(tasks.arrival_s))
+        arrived = np.flatnonzero(~np.isnan(tasks.arrival_s))[:MOST_ARRIVALS]
         return [*bars, self._arrivals(arrived, names)]
 
     def _bars(self, rows: NDArray[np.bool_], llm: bool, names: Sequence[str]) -> go.Bar:

@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 
 from llmsched_gym.agents.base import make_policy
 from llmsched_gym.cluster.preset import load_cluster
+from llmsched_gym.cluster.timeline import Timeline
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import printable
 from llmsched_gym.evaluation import Comparison, Episode, report
 from llmsched_gym.evaluation.report_figures import MOST_BARS, SYMBOLS, Looks, belief, gantt, shown
 from llmsched_gym.evaluation.results import Setting
 from llmsched_gym.plotting import MARKERS
+from llmsched_gym.workload.job import Kind
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 EVIL = (
@@ -202,6 +204,34 @@ def test_the_gantt_chart_has_every_task_in_its_lane() -> None:
     history = env.beliefs_of(2)
     expected = belief(history).data[2]
     np.testing.assert_allclose(expected.y, history.expected_s, atol=1e-3)
+
+
+def test_a_large_cluster_is_drawn_as_far_as_there_is_room() -> None:
+    tasks, engines = 2 * MOST_BARS, 300
+    number = np.arange(tasks)
+    many = Timeline(
+        **dict.fromkeys(("stage", "task", "lane"), number % 2),
+        job=number // 2,
+        kind=np.where(number % 3, Kind.LLM, Kind.REGULAR),
+        executor=number % engines,
+        start_s=number.astype(np.float64),
+        end_s=number.astype(np.float64) + 0.5,
+        arrival_s=np.arange(tasks // 2, dtype=np.float64),
+        completion_s=np.full(tasks // 2, np.nan),
+        application=np.zeros(tasks // 2, np.int64),
+        now_s=tasks + 1.0,
+        engines=engines,
+        slots=64,
+        regular_executors=500,
+    )
+    figure = gantt({"many": many}, ["planning"])
+    assert len(figure.data[0].x) + len(figure.data[1].x) == MOST_BARS
+    assert "the first 4,000 tasks are drawn" in figure.layout.annotations[0].text
+    bottom, top = figure.layout.yaxis.range
+    assert top < min(figure.data[0].y) < max(figure.data[1].y) < bottom
+    assert len(figure.layout.yaxis.ticktext) <= 25
+    assert len(figure.to_json()) < MB
+    assert figure.layout.height < 700
 
 
 # --- names and sizes of any kind ------------------------------------------------------------------
