@@ -160,7 +160,8 @@ def test_kernels_depend_on_all_that_they_call_and_read(tmp_path: Path) -> None:
         "workload/job.py",
     }
     everything = files["llmsched_gym.env.advance"]
-    assert everything >= of_environment | constants
+    drawn = {"cluster/timeline.py"}  # pictures of what has happened, when they are asked for
+    assert everything >= (of_environment - drawn) | constants
     others = ("agents/", "evaluation/", "experiments/", "commands/")  # a policy may be edited
     assert not [name for name in everything if name.startswith(others)]
 

@@ -27,7 +27,8 @@ from llmsched_gym.files import locked
 from llmsched_gym.notes import counted
 from llmsched_gym.settings import Count, Flag, Folder, Number, Settings
 
-OF_NO_MATTER = ("processes", "overwrite", "animation", "output_dir")  # to what is measured
+# To what is measured:
+OF_NO_MATTER = ("processes", "overwrite", "animation", "report", "output_dir")
 WIDTH = 80  # characters of a line where there is no terminal
 EXPERIMENT = ("experiment", "workload", "cluster", "belief", "seed")  # what makes one
 
@@ -64,6 +65,7 @@ class EvaluateSettings(Settings):
     processes: Count | None
     overwrite: Flag
     animation: Flag
+    report: Flag
     output_dir: Folder
     experiment: Any = None
     testbed: Any = None

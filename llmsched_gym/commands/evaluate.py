@@ -16,6 +16,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from llmsched_gym.agents.base import Policy
 from llmsched_gym.commands.comparison import (
     EvaluateSettings,
     kept,
@@ -40,6 +41,7 @@ from llmsched_gym.commands.settings import (
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import InputError, one_line
 from llmsched_gym.evaluation.comparison import Evaluation
+from llmsched_gym.evaluation.reporting import report
 from llmsched_gym.experiments.cells import Experiment
 from llmsched_gym.experiments.plan import plan
 from llmsched_gym.experiments.run import run_experiment
@@ -60,6 +62,7 @@ NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
     "num_jobs": "experiment.num_jobs",
     "max_stages": "observations that show all",
     "animation": "figures of its own",
+    "report": "figures of its own",
 }
 
 
@@ -70,12 +73,14 @@ def build(given: dict[str, Any]) -> tuple[Evaluation, EvaluateSettings]:
     """Make everything that the settings name; InputError for what is not right in them."""
     try:
         settings = EvaluateSettings.read(given)
+        if settings.report:
+            import llmsched_gym.evaluation.report_figures  # noqa: F401 (needs an extra)
         made = environment(settings.workload, settings.cluster, settings.belief, groups())
         runs = runs_of(settings, made["belief"])
         env, oracle = (
             LLMSchedEnv(**shown_to(settings, made, belief)) for belief in (made["belief"], "oracle")
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise InputError(one_line(error)) from error
     processes = settings.processes or cores()
     return Evaluation(
@@ -133,6 +138,9 @@ def evaluate(given: dict[str, Any], logged: dict[str, Any] | None = None) -> flo
         if settings.animation:
             with reading("drawing the animation"):
                 draw_first_minutes(evaluation, folder)
+        if settings.report:
+            with reading("writing the report"):
+                report(result, folder / "report.html", shown_runs(evaluation), evaluation.env)
     show(result, settings.output_dir)
     return result.mean_jct_s
 
@@ -143,10 +151,15 @@ def draw_first_minutes(evaluation: Evaluation, folder: Path) -> None:
     from llmsched_gym.rendering.gantt import gantt
 
     env, seed = evaluation.env, evaluation.seed
-    policies = {run.label: run.make() for run in evaluation.runs[:2] if not run.reference}
+    policies = shown_runs(evaluation)
     animate(policies, env, folder / "animation.gif", seed=seed)
     tasks = timelines(policies, env, seed=seed)
     save(lambda: gantt(tasks, evaluation.setting().title), folder / "gantt.png")
+
+
+def shown_runs(evaluation: Evaluation) -> dict[str, Policy]:
+    """The policy and its first baseline, as new."""
+    return {run.label: run.make() for run in evaluation.runs[:2] if not run.reference}
 
 
 def experiment(

@@ -16,8 +16,9 @@ IN_FRONT = (  # of what configs/*.yaml name folders by before the other options
     "backend",  # told by testbed.url
 )
 NO_MATTER = (  # to what is in the files, or how training goes on in the same folder
-    *("output_dir", "overwrite", "animation", "processes", "resume", "minutes"),
-    *("checkpoint_minutes", "logger", "wandb", "ray", "rollout", "rollout.name", "hydra"),
+    *("output_dir", "overwrite", "animation", "report", "processes", "resume"),
+    *("minutes", "checkpoint_minutes", "logger", "wandb", "ray", "rollout", "rollout.name"),
+    "hydra",
 )
 LONGEST = 64  # characters of the options; all of a name stays below 200
 

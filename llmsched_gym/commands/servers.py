@@ -112,8 +112,9 @@ def _asked(given: dict[str, Any]) -> _Asked:
         settings = EvaluateSettings.read(given)
         if settings.processes not in (None, 1):
             raise ValueError("processes: on servers one episode is played after the other")
-        if settings.animation:
-            raise ValueError("animation: only of what backend=simulator plays")
+        for name in ("animation", "report"):
+            if getattr(settings, name):
+                raise ValueError(f"{name}: only of what backend=simulator plays")
         servers = servers_of(settings.testbed)
         cluster = given_cluster(options("cluster", settings.cluster, groups()["cluster"]), servers)
         made = environment(settings.workload, None, settings.belief, groups())

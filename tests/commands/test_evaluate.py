@@ -529,3 +529,19 @@ def test_secrets_of_the_environment_are_not_kept(
     assert (code, err) == (0, "")
     assert "hunter2" not in Path("out/summary.json").read_text()
     assert "oc.env:MY_JOBS" in Path("out/summary.json").read_text()
+
+
+def test_pictures_on_request(command: Command, run_main: Command) -> None:
+    code, _, err = command("report=true", "animation=true", "output_dir=out")
+    assert (code, err) == (0, "")
+    assert sorted(os.listdir("out")) == sorted(
+        [*FILES, "animation.gif", "gantt.png", "report.html"]
+    )
+    assert Path("out/animation.gif").read_bytes().startswith(b"GIF89a")
+    assert "<!doctype html>" in Path("out/report.html").read_text(encoding="utf-8").lower()[:200]
+    for name in ("report", "animation"):
+        code, _, err = run_main(evaluate.main, "experiment=paper_quick", f"{name}=true")
+        assert code == 2
+        assert err == (
+            f"evaluate.py: {name}: not an option of an experiment, which has figures of its own\n"
+        )

@@ -81,7 +81,7 @@ def test_slowdown_of_a_truncated_episode_counts_the_time_so_far() -> None:
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
-@pytest.mark.parametrize("reward", [*REWARDS, Slo(1.2), own], ids=str)
+@pytest.mark.parametrize("reward", [*REWARDS, Slo(1.2), own], ids=[*REWARDS, "Slo", "own"])
 def test_each_cluster_is_the_single_environment(mode: str, reward: Any) -> None:
     count, options = 3, {**SMALL, "num_jobs": 3, "reward": reward}
     ours = LLMSchedVectorEnv(count, autoreset_mode=mode, **options)
