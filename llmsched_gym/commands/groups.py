@@ -119,6 +119,7 @@ GLOBAL = ("backend",)  # groups whose choices stand beside the others, under nam
 def register_groups(choices: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """Put groups and their choices, by default those of evaluate.py, into Hydra's store."""
     for name, options in (choices or groups()).items():
+        ConfigStore.instance().repo.pop(name, None)  # of another command in this process
         for choice, node in options.items():
             package = "_global_" if name in GLOBAL else None
             ConfigStore.instance().store(group=name, name=choice, node=node, package=package)
