@@ -162,8 +162,9 @@ def test_servers_are_measured_where_no_cluster_is_given(
     cluster = load_cluster(folder / "cluster.yaml")
     assert (cluster.name, cluster.engines, cluster.max_batch) == ("calibrated", 2, SLOTS)
     assert cluster.regular_executors == 3
-    assert "on calibrated (2 engines x 4 slots, mixed prefill of " in out
-    assert "late joins, 3 regular executors)" in " ".join(out.split())
+    told = " ".join(out.split())
+    assert "on calibrated (2 engines x 4 slots, mixed prefill of " in told
+    assert "late joins, 3 regular executors)" in told
     found = cluster.latency
     assert (found.prefill, found.joins) == ("mixed", "late")
     assert found.a == pytest.approx(SLOW.a, rel=0.2)
