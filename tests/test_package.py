@@ -220,5 +220,5 @@ def test_a_notebook_compares_and_shows(tmp_path: Path) -> None:
     assert "<table" in table
     assert all(word in table for word in ("fair", "fcfs", "mean_jct_s"))
     assert shown(2)["image/png"].startswith("iVBORw0KGgo")  # a PNG in base 64
-    assert "SJF-to-oracle" in shown(3)["text/plain"]
+    assert "slowdown: JCT over the time alone" in shown(3)["text/plain"]
     assert os.listdir(folder) == []
