@@ -21,17 +21,19 @@ from typing import Any
 import numpy as np
 
 from llmsched_gym.cluster.preset import load_cluster
-from llmsched_gym.env import scheduling, view
+from llmsched_gym.env import view
+from llmsched_gym.env.driver import Simulated
 from llmsched_gym.env.scheduling import LLMSchedEnv
 
 
 class Stopwatch:
-    """Wrap a function of a module and add up the time spent in it."""
+    """Wrap a function of a module or a class and add up the time spent in it."""
 
-    def __init__(self, module: ModuleType, name: str) -> None:
+    def __init__(self, module: ModuleType | type, name: str) -> None:
         self.module, self.name = module, name
         self.seconds = 0.0
         self.original: Callable[..., Any] = getattr(module, name)
+        self.kept = vars(module)[name]
 
     def __call__(self, *arguments: Any) -> Any:
         begin = time.perf_counter()
@@ -44,7 +46,7 @@ class Stopwatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        setattr(self.module, self.name, self.original)
+        setattr(self.module, self.name, self.kept)
 
 
 def random_steps(env: LLMSchedEnv, steps: int, seed: int) -> float:
@@ -65,7 +67,7 @@ def random_steps(env: LLMSchedEnv, steps: int, seed: int) -> float:
 
 def shares(env: LLMSchedEnv, steps: int) -> dict[str, float]:
     """Share of a step's time spent in each part; the rest is Python."""
-    simulation = Stopwatch(scheduling, "step")
+    simulation = Stopwatch(Simulated, "step")
     belief, observation = Stopwatch(view, "update"), Stopwatch(view, "observe")
     with simulation, belief, observation:
         total = random_steps(env, steps, 2)
