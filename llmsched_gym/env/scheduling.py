@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping
 from copy import deepcopy
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.cluster.simulator import DECIDE, FINISHED, TRUNCATED
-from llmsched_gym.cluster.state import ClusterState, Table, copy_running
+from llmsched_gym.cluster.state import CLOCK, ClusterState, Table, copy_running
 from llmsched_gym.env.actions import InvalidAction, number_of, why_invalid
 from llmsched_gym.env.driver import Driver, Simulated
 from llmsched_gym.env.outcome import episode_metrics, job_table
@@ -28,6 +29,9 @@ from llmsched_gym.env.view import Seen, View, look
 from llmsched_gym.rendering.modes import RENDER_FPS, RENDER_MODES, check_render_mode, render
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload
+
+# Of a row of CLOCK: all of it in one call is faster than three of its fields.
+_rewarded = itemgetter(*(CLOCK.names.index(name) for name in REWARDED))  # type: ignore[union-attr]
 
 
 class Snapshot(NamedTuple):
@@ -194,11 +198,11 @@ class LLMSchedEnv(Pictures, gymnasium.Env[dict[str, NDArray[Any]], int]):
         if invalid:  # waits; where nothing could end a wait, the first legal stage runs
             chosen = self.max_stages if self._mask[-1] else int(self._mask.argmax())
         clock = state.clock[0]
-        before = [clock[name].item() for name in REWARDED]
+        before = _rewarded(clock.item())
         stage = -1 if chosen == self.max_stages else int(self._view.shown.rows[chosen])
         self._status = status = self._driver.step(state, stage)
         self._steps += 1
-        after = [clock[name].item() for name in REWARDED]
+        after = _rewarded(clock.item())
         reward = self.scenario.reward_of_one(before, after, state.jobs)
         observation, info = self._observe(), self._info()
         if invalid:
