@@ -14,7 +14,6 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from llmsched_gym.checks import is_number, is_positive
 from llmsched_gym.cluster.alone import EmptyCluster
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
-from llmsched_gym.errors import InputError
+from llmsched_gym.errors import InputError, nearest
 from llmsched_gym.imports import import_for
 
 Amount = Any  # a number, or an array with one for each of many clusters
@@ -238,8 +237,7 @@ def reward_of(reward: Any) -> Reward:
     if module == "slo" and colon:
         return Slo(_factor(name))
     if not colon:
-        close = get_close_matches(reward, REWARDS, 1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = nearest(reward, REWARDS)
         valid = ", ".join(REWARDS)
         raise ValueError(
             f"reward: unknown {reward!r}{hint}, choose from {valid}, slo:FACTOR or module:function"

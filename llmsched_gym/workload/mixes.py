@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cache
 
 import numpy as np
@@ -26,7 +25,7 @@ from llmsched_gym.workload.arrivals import (
 from llmsched_gym.workload.bank import JobBank, limits_from_past
 from llmsched_gym.workload.described import SUFFIXES as DESCRIPTIONS
 from llmsched_gym.workload.described import Description, read_description
-from llmsched_gym.workload.inputs import shown
+from llmsched_gym.workload.inputs import shown, unknown
 from llmsched_gym.workload.job import Job
 from llmsched_gym.workload.lines import SUFFIXES
 from llmsched_gym.workload.traces import ON_BAD_JOB, load_traces
@@ -85,7 +84,7 @@ class Workload:
 
     def __post_init__(self) -> None:
         if self.on_bad_job not in ON_BAD_JOB:
-            raise _unknown("on_bad_job", self.on_bad_job, ON_BAD_JOB)
+            raise unknown("on_bad_job", self.on_bad_job, ON_BAD_JOB)
         object.__setattr__(self, "bank", limits_from_past(self.bank, self.past))
 
     @property
@@ -216,7 +215,7 @@ def make_workload(
         if what is at the path cannot be read.
     """
     if on_bad_job not in ON_BAD_JOB:
-        raise _unknown("on_bad_job", on_bad_job, ON_BAD_JOB)
+        raise unknown("on_bad_job", on_bad_job, ON_BAD_JOB)
     name, path = _named(name, path)
     process = _arrivals(arrivals, arrivals_path, arrivals_column)
     files = _Files(
@@ -244,7 +243,7 @@ def _named(name: Source, path: Source | None) -> tuple[str, Source | None]:
             raise ValueError(f"path: given twice, as {_shown_source(name)} too")
         described = isinstance(name, Mapping) or str(name).lower().endswith(DESCRIPTIONS)
         return DESCRIBED if described else "traces", name
-    raise _unknown("workload", name, WORKLOADS)
+    raise unknown("workload", name, WORKLOADS)
 
 
 def _is_path(name: str) -> bool:
@@ -403,7 +402,7 @@ def _only(jobs: Sequence[Job], applications: Iterable[str]) -> list[Job]:
     chosen = {applications} if isinstance(applications, str) else set(map(str, applications))
     available = {job.application for job in jobs}
     for name in sorted(chosen - available):
-        raise _unknown("applications", name, available)
+        raise unknown("applications", name, available)
     return [job for job in jobs if job.application in chosen]
 
 
@@ -450,11 +449,5 @@ def _arrivals(
             raise ValueError(f"arrivals: {shown(arrivals)} is neither a name nor has it draw()")
         return arrivals
     if arrivals not in ARRIVALS:
-        raise _unknown("arrivals", arrivals, ARRIVALS)
+        raise unknown("arrivals", arrivals, ARRIVALS)
     return GENERATED_ARRIVALS[arrivals]()
-
-
-def _unknown(option: str, value: str, valid: Iterable[str]) -> ValueError:
-    close = get_close_matches(str(value), sorted(valid), 1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return ValueError(f"{option}: unknown {value!r}{hint}, choose from {', '.join(sorted(valid))}")
