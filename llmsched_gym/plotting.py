@@ -70,8 +70,9 @@ OWN_COLOURS = {
     "random": "#777777",
     "critical_path": "#44AA99",
     "topological_uncertainty": "#DDCC77",
+    "llmsched_priced": "#6699CC",
 }
-FREE_COLOURS = ("#661100", "#6699CC", "#CC6677")  # for policies of the user's own, before others
+FREE_COLOURS = ("#661100", "#CC6677")  # for policies of the user's own, before others
 
 
 class Picture(Figure):

@@ -85,8 +85,8 @@ def test_a_policy_looks_alike_whatever_stands_beside_it() -> None:
     together = looks_of(["mine", *reversed(OWN_COLOURS), "theirs"])
     assert all(together[name] == alone[name] for name in OWN_COLOURS)
     assert set(OWN_COLOURS) == set(POLICIES), "every policy has its own"
-    assert len({(one.colour, one.marker, one.dash) for one in together.values()}) == 17
-    assert len({one.colour for one in together.values()}) == 17
+    assert len({(one.colour, one.marker, one.dash) for one in together.values()}) == 18
+    assert len({one.colour for one in together.values()}) == 18
 
 
 def test_others_take_what_is_free() -> None:

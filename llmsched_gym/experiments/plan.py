@@ -32,7 +32,17 @@ from llmsched_gym.experiments.cells import (
 )
 from llmsched_gym.experiments.play import environment
 from llmsched_gym.experiments.sources import fingerprint as _fingerprint
-from llmsched_gym.settings import Count, Counts, Names, Number, Numbers, Positives, Settings, Text
+from llmsched_gym.settings import (
+    Count,
+    Counts,
+    Names,
+    Number,
+    Numbers,
+    Policies,
+    Positives,
+    Settings,
+    Text,
+)
 from llmsched_gym.workload.mixes import Workload, make_workload
 
 BLOCK = 5  # episodes of a cell
@@ -46,7 +56,7 @@ class Options(Settings):
     num_jobs: Count
     workloads: Names | None
     loads: Positives
-    policies: Names
+    policies: Policies
     engines: Counts
     engines_policies: Names
     epsilon: Numbers
@@ -81,9 +91,8 @@ def plan(
         for options that are not right, and traces that cannot be read.
     """
     options = Options.read(given, "experiment.")
-    policies = [EVALUATED, *map(str, options.policies), SJF, REFERENCE]
     changed = _ablations(options, belief)
-    variants = {name: _labelled(name, changed, belief) for name in dict.fromkeys(policies)}
+    variants = _compared(options, changed, belief)
     studies = _studies(options, changed, belief)
     workloads, notes = _workloads(options.workloads, workload, belief)
     if not all(workload.has_rate for workload in workloads.values()):
@@ -137,16 +146,46 @@ def _quality_cells(options: Options, bench: Bench, variant: Variant) -> tuple[Ce
     )
 
 
+def _compared(
+    options: Options, changed: dict[str, Variant], belief: BeliefSettings
+) -> dict[str, Variant]:
+    """The policies of the main study by label: names, and names with options."""
+    variants = {EVALUATED: _variant(EVALUATED, belief)}
+    for one in options.policies:
+        if isinstance(one, dict):
+            given = {str(key): value for key, value in one.items()}
+            name = str(given.pop("name"))
+            label = str(given.pop("label", name))
+            if label in variants:
+                raise ValueError(
+                    f"experiment.policies: {label!r} is there twice, give each a label of its own"
+                )
+            variants[label] = _with(given, f"experiment.policies.{label}", name, belief)
+        else:
+            variants[str(one)] = _labelled(str(one), changed, belief)
+    for name in (SJF, REFERENCE):
+        variants.setdefault(name, _variant(name, belief))
+    return variants
+
+
 def _ablations(options: Options, belief: BeliefSettings) -> dict[str, Variant]:
-    """LLMSched with other options, by label."""
+    """LLMSched with other options, or what else is named, by label."""
     changes = options.ablations or {}
     if not isinstance(changes, dict) or not all(isinstance(c, dict) for c in changes.values()):
         raise ValueError("experiment.ablations: each needs options such as {epsilon: 0}")
+    variants = {}
     for label, change in changes.items():
-        for name, value in change.items():
-            if isinstance(value, list | dict):
-                raise ValueError(f"experiment.ablations.{label}.{name}: {value!r} is no value")
-    return {str(label): _variant(EVALUATED, belief, change) for label, change in changes.items()}
+        given = dict(change)
+        name = str(given.pop("name", EVALUATED))
+        variants[str(label)] = _with(given, f"experiment.ablations.{label}", name, belief)
+    return variants
+
+
+def _with(given: dict[str, Any], what: str, policy: str, belief: BeliefSettings) -> Variant:
+    for name, value in given.items():
+        if isinstance(value, list | dict):
+            raise ValueError(f"{what}.{name}: {value!r} is no value")
+    return _variant(policy, belief, given)
 
 
 def _labelled(name: str, changed: dict[str, Variant], belief: BeliefSettings) -> Variant:
@@ -186,7 +225,18 @@ def _variant(name: str, settings: BeliefSettings, changes: dict[str, Any] | None
         belief = "none"  # it looks at nothing that a belief says, which takes time to work out
     defaults = policy_options(find_policy(policy))
     changed = tuple(sorted((k, v) for k, v in options.items() if v != defaults[k]))
-    return Variant(policy, changed, belief, settings)
+    return Variant(policy, changed, belief, settings, _files(options.values()))
+
+
+def _files(values: Iterable[Any]) -> str:
+    """A digest of the files that options name; of none it is empty."""
+    found = [path for path in map(Path, filter(_is_text, values)) if path.is_file()]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in found]
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _blocks(place: Place, variant: Variant, num_jobs: int, episodes: int) -> tuple[Cell, ...]:

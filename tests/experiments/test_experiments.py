@@ -30,7 +30,8 @@ from llmsched_gym.workload.mixes import make_workload
 ROOT = Path(__file__).parents[2]
 TINY = (
     *("experiment=paper_quick", "experiment.workloads=[planning,task_automation]"),
-    *("experiment.policies=[fcfs,srtf,llmsched_scarce]", "experiment.episodes=6"),
+    "experiment.policies=[fcfs,srtf,llmsched_scarce,{name:llmsched_priced,epsilon:1,label:eager}]",
+    "experiment.episodes=6",
     *(
         "experiment.num_jobs=8",
         "experiment.engines=[1,2]",
@@ -92,7 +93,7 @@ def test_its_tables_fit_together(whole: Path) -> None:
         "fraction",
     }
     main = [row for row in results if row["study"] == "main"]
-    policies = {"llmsched", "llmsched_scarce", "fcfs", "srtf", "sjf", "srtf_oracle"}
+    policies = {"llmsched", "llmsched_scarce", "eager", "fcfs", "srtf", "sjf", "srtf_oracle"}
     assert {row["policy"] for row in main} == policies
     assert len(main) == 2 * len(policies) * 6
     with gzip.open(whole / "jobs.csv.gz", "rt") as lines:
