@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_gym.env.features import JOB, STAGE
-from llmsched_gym.errors import InputError, PolicyError, nearest, raised
+from llmsched_gym.errors import InputError, MissingExtra, PolicyError, nearest, raised
 from llmsched_gym.imports import import_for
 
 Observation = Mapping[str, NDArray[Any]]
@@ -230,6 +230,8 @@ def make_policy(name: str, **options: Any) -> Policy:
             raise ValueError(f"policy {name}: option {key!r} has no default and is not given")
     try:
         return policy(**options)
+    except MissingExtra as error:
+        raise MissingExtra(f"policy {name}: {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"policy {name}: {error}") from error
     except (InputError, PolicyError):

@@ -21,6 +21,7 @@ from llmsched_gym.cluster.alone import EmptyCluster
 from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.commands import evaluate
 from llmsched_gym.env.scheduling import LLMSchedEnv
+from llmsched_gym.errors import MissingExtra
 from llmsched_gym.evaluation.episodes import play
 from llmsched_gym.experiments import plan, run
 from llmsched_gym.workload.bank import JobBank
@@ -369,3 +370,23 @@ def test_a_job_alone_by_hand() -> None:
     assert EmptyCluster(bank, wide).alone_s([0, 1, 0]) == pytest.approx([4, 1, 4])
     narrow = load_cluster("constant", engines=2, max_batch=1, regular_executors=1)
     assert EmptyCluster(bank, narrow).alone_s([0, 1]) == pytest.approx([5, 2])
+
+
+def test_without_torch_the_networks_are_left_out(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(path: Path, kind: str) -> None:
+        raise MissingExtra(f"it needs torch to read a {kind}")
+
+    monkeypatch.setattr("llmsched_gym.agents.decima.policy._load", missing)
+    monkeypatch.setattr(run, "draw_all", lambda folder: None)
+    code, out, err = command(
+        *("experiment.workloads=[planning]", "experiment.episodes=1", "processes=1"),
+        *("experiment.engines=[]", "experiment.epsilon=[]", "experiment.fraction=[]"),
+        *("experiment.ablations=null", "experiment.belief_episodes=0", "output_dir=out"),
+        "experiment.policies=[fcfs,{name:ppo,workloads:[planning]}]",
+    )
+    assert (code, err) == (0, "")
+    assert "ppo is left out: policy ppo: it needs torch to read a ppo" in out
+    played = {row["policy"] for row in table(Path("out/results.csv"))}
+    assert played == {"llmsched", "fcfs", "sjf", "srtf_oracle"}
