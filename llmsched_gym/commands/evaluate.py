@@ -9,6 +9,7 @@ How they are compared is in :mod:`llmsched_gym.evaluation.comparison`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from llmsched_gym.commands.comparison import (
 )
 from llmsched_gym.commands.entry import one_line_errors, run_command
 from llmsched_gym.commands.groups import groups
-from llmsched_gym.commands.progress import reading, tell_of_compiling
+from llmsched_gym.commands.progress import compile_first, reading, tell_of_compiling
 from llmsched_gym.commands.settings import (
     belief_of,
     cluster_of,
@@ -46,7 +47,6 @@ from llmsched_gym.experiments.cells import Experiment
 from llmsched_gym.experiments.plan import plan
 from llmsched_gym.experiments.run import run_experiment
 from llmsched_gym.files import staged
-from llmsched_gym.plotting import save
 from llmsched_gym.processes import cores
 
 NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
@@ -132,6 +132,9 @@ def evaluate(given: dict[str, Any], logged: dict[str, Any] | None = None) -> flo
         evaluation, settings = build(given)
     shown = kept_settings(given if logged is None else logged)
     with kept(settings, shown), staged(settings.output_dir) as folder:
+        if evaluation.processes > 1:
+            runs = (evaluation.runs[0], evaluation.runs[-1])  # all that beliefs compile
+            compile_first(replace(evaluation, runs=runs, episodes=1, processes=1).play)
         with progress_of(evaluation) as (advance, _name):
             result = evaluation.play(advance)
         result.write(folder, settings=shown)
@@ -148,6 +151,7 @@ def evaluate(given: dict[str, Any], logged: dict[str, Any] | None = None) -> flo
 def draw_first_minutes(evaluation: Evaluation, folder: Path) -> None:
     """Write the policy above its first baseline: animation.gif, and gantt.png of the same."""
     from llmsched_gym.evaluation.animation import animate, timelines  # what they need takes a while
+    from llmsched_gym.plotting import save
     from llmsched_gym.rendering.gantt import gantt
 
     env, seed = evaluation.env, evaluation.seed

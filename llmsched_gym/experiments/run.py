@@ -24,7 +24,6 @@ from rich.progress import (
 from llmsched_gym.errors import InputError, interrupted, one_line, printable
 from llmsched_gym.evaluation.results import REFERENCE
 from llmsched_gym.experiments.cells import EVALUATED, Cell, Experiment, load
-from llmsched_gym.experiments.figures import draw_all
 from llmsched_gym.experiments.play import play_cell
 from llmsched_gym.experiments.tables import Measured, Played, workload_tables, write_tables
 from llmsched_gym.files import staged
@@ -135,6 +134,8 @@ def _write(
     summary = write_tables(folder, measured, quality, bench.cluster.name, bench.seed)
     about = {"settings": settings, "clairvoyant": [REFERENCE], "notes": experiment.notes}
     (folder / "summary.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    from llmsched_gym.experiments.figures import draw_all  # matplotlib takes a while
+
     draw_all(folder)
     return summary
 
