@@ -62,7 +62,6 @@ NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
     "num_jobs": "experiment.num_jobs",
     "max_stages": "observations that show all",
     "animation": "figures of its own",
-    "report": "figures of its own",
 }
 
 
@@ -72,9 +71,7 @@ NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
 def build(given: dict[str, Any]) -> tuple[Evaluation, EvaluateSettings]:
     """Make everything that the settings name; InputError for what is not right in them."""
     try:
-        settings = EvaluateSettings.read(given)
-        if settings.report:
-            import llmsched_gym.evaluation.report_figures  # noqa: F401 (needs an extra)
+        settings = _settings(given)
         made = environment(settings.workload, settings.cluster, settings.belief, groups())
         runs = runs_of(settings, made["belief"])
         env, oracle = (
@@ -102,7 +99,7 @@ def build_experiment(
             if name in NOT_OF_EXPERIMENTS:
                 instead = NOT_OF_EXPERIMENTS[name]
                 raise ValueError(f"{name}: not an option of an experiment, which has {instead}")
-        settings = EvaluateSettings.read(given)
+        settings = _settings(given)
         workload = options("workload", settings.workload, groups()["workload"])
         del workload["load"], workload["arrival_rate"]
         made = plan(
@@ -113,9 +110,17 @@ def build_experiment(
             settings.seed,
             settings.output_dir / "cells",
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise InputError(one_line(error)) from error
     return made, settings
+
+
+def _settings(given: dict[str, Any]) -> EvaluateSettings:
+    """The settings, where what they need is installed."""
+    settings = EvaluateSettings.read(given)
+    if settings.report:
+        import llmsched_gym.evaluation.report_figures  # noqa: F401 (needs an extra)
+    return settings
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -179,7 +184,14 @@ def experiment(
         made, settings = build_experiment(given, overridden)
     about = kept_settings(given if logged is None else logged)
     with kept(settings, about):
-        return run_experiment(made, settings.output_dir, settings.processes or cores(), about)
+        return run_experiment(
+            made,
+            settings.output_dir,
+            settings.processes or cores(),
+            about,
+            report=settings.report,
+            ray=given["experiment"]["ray"],
+        )
 
 
 def _on_servers(given: dict[str, Any], logged: dict[str, Any]) -> float:

@@ -40,7 +40,7 @@ from llmsched_gym.evaluation.results import (
     write_csv,
     write_results,
 )
-from llmsched_gym.evaluation.tables import application_tables, results_table
+from llmsched_gym.evaluation.tables import WIDTH, application_tables, results_table
 from llmsched_gym.evaluation.verdict import gap_is_sure, verdict
 from llmsched_gym.processes import map_processes
 from llmsched_gym.workload.arrivals import Burst
@@ -264,7 +264,7 @@ class Comparison:
         """
         return results_table(self.summaries, self.setting.title, gap_is_sure(self.played))
 
-    def application_tables(self, width: int = 80) -> list[Table]:
+    def application_tables(self, width: int = WIDTH) -> list[Table]:
         """Mean JCTs by application to be read, side by side as many policies as ``width`` holds.
 
         Without several applications there is none.
