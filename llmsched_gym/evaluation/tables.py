@@ -11,6 +11,8 @@ from rich.text import Text
 from llmsched_gym.errors import printable
 from llmsched_gym.evaluation.results import Summary, plain, shown
 
+WIDTH = 80  # characters of a line where there is no terminal
+
 
 def results_table(summaries: Sequence[Summary], title: str, gap: bool = True) -> Table:
     """The summaries to be read, one row a policy: legible in 80 columns.
@@ -52,7 +54,7 @@ def results_table(summaries: Sequence[Summary], title: str, gap: bool = True) ->
     return table
 
 
-def application_tables(summaries: Sequence[Summary], width: int = 80) -> list[Table]:
+def application_tables(summaries: Sequence[Summary], width: int = WIDTH) -> list[Table]:
     """Mean JCTs in seconds: a row an application, a column a policy, the best mean first.
 
     What the evaluated policy takes longest for comes first. Where there are more policies than
