@@ -66,4 +66,4 @@ class LinearES(CustomLearner, PriorityPolicy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The opposite."""
-        self.weights = np.array(state["weights"])
+        self.weights = state["weights"].numpy()

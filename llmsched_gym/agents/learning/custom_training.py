@@ -33,7 +33,7 @@ from llmsched_gym.agents.learning.run import (
     random_stream,
 )
 from llmsched_gym.checks import is_whole
-from llmsched_gym.errors import InputError, PolicyError, nearest, raised
+from llmsched_gym.errors import InputError, PolicyError, nearest, one_line, raised
 
 COLUMNS = ("iteration", "seconds", "decisions", "return", "mean_jobs", "jct_s", "decisions_per_s")
 GIVEN = ("decisions", "return", "mean_jobs")  # what an iteration says, beside columns of its own
@@ -83,7 +83,10 @@ class Custom(Counted):
 
     def __init__(self, options: CustomOptions) -> None:
         super().__init__()
-        self.own: CustomLearner = options.make()
+        try:
+            self.own: CustomLearner = options.make()
+        except ValueError as error:
+            raise TrainingError(one_line(error)) from error
         self.options = {"path": options.path, "options": dict(options.of_class)}
 
     def call(self, method: str, *arguments: Any) -> Any:
