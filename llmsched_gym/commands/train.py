@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from llmsched_gym.agents.learning.custom import CUSTOM
 from llmsched_gym.agents.learning.logs import LOGGERS
 from llmsched_gym.agents.learning.registry import Learn, make_learner
 from llmsched_gym.agents.learning.run import Training, TrainingError
@@ -84,7 +85,8 @@ def build(given: dict[str, Any], logged: dict[str, Any]) -> tuple[Learn, Trainin
     choices = training_groups()
     try:
         settings = TrainSettings.read(given)
-        learn = make_learner(**options("agent", settings.agent, choices["agent"]))
+        own = isinstance(settings.agent, dict) and settings.agent.get("name") == CUSTOM
+        learn = make_learner(**options("agent", settings.agent, choices["agent"], more=own))
         rollout = options("rollout", settings.rollout, choices["rollout"])
         if settings.logger not in LOGGERS:
             raise ValueError(f"logger: choose from {', '.join(LOGGERS)}")

@@ -205,7 +205,7 @@ def one_line(code: int, out: str, err: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("agent=best", "agent: unknown 'best', choose from decima, ppo"),
+        ("agent=best", "agent: unknown 'best', choose from custom, decima, ppo"),
         ("workload=best", "workload: unknown 'best', choose from chain_like, "),
         ("rollout=best", "rollout: unknown 'best', choose from ray, threads"),
         ("logger=best", "logger: choose from csv, tensorboard, wandb"),
