@@ -28,6 +28,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
+from numpy.typing import ArrayLike
 
 # Okabe and Ito's palette.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8C6D31")
@@ -216,10 +217,11 @@ def legend_name(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def far_apart(values: Iterable[float]) -> bool:
-    """Whether numbers, all above 0, go on no linear axis together."""
-    numbers = list(values)
-    return min(numbers) > 0 and max(numbers) > FAR * min(numbers)
+def far_apart(values: ArrayLike) -> bool:
+    """Whether numbers, all above 0 or NaN, go on no linear axis together."""
+    numbers = np.asarray(values, np.float64)
+    least = np.nanmin(numbers)
+    return bool(least > 0 and np.nanmax(numbers) > FAR * least)
 
 
 def log_axis(axis: Axis, set_scale: Callable[[str], None]) -> None:

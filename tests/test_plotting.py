@@ -6,11 +6,13 @@ import sys
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from llmsched_gym.agents.base import POLICIES
 from llmsched_gym.evaluation.figures import jct_by_policy, jct_cdf
@@ -99,7 +101,7 @@ def test_a_policy_looks_alike_whatever_stands_beside_it() -> None:
 
 
 # Machado, Oliveira and Fernandes 2009, on linear RGB: nobody sees red, green or blue.
-SEEN = {
+SEEN: dict[str, Any] = {
     "all": np.eye(3),
     "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
                [-0.003882, -0.048116, 1.051998]],
@@ -111,7 +113,7 @@ SEEN = {
 TO_XYZ = ((0.4339, 0.3762, 0.1899), (0.2126, 0.7152, 0.0722), (0.0178, 0.1095, 0.8727))  # white: 1
 
 
-def cielab(colours: list[str], seen: object) -> np.ndarray:
+def cielab(colours: list[str], seen: Any) -> NDArray[np.float64]:
     """The colours in CIELAB, as somebody sees them: [colours, 3]."""
     rgb = np.array([[int(one[i : i + 2], 16) / 255 for i in (1, 3, 5)] for one in colours])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)

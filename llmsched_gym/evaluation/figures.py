@@ -66,7 +66,7 @@ def jct_by_policy(
     figure, axes = new_figure(title, height=1.6 + min(0.45, 5 / len(means)) * len(means))
     styles, evaluated = looks_of(means, clairvoyant), next(iter(means))
     order = sorted(means, key=lambda label: means[label].value or 0.0)
-    wide = far_apart(means[label].value or 0.0 for label in order)
+    wide = far_apart([means[label].value or 0.0 for label in order])
     for number, label in enumerate(order):
         mean, look = means[label], styles[label]
         value = mean.value or 0.0

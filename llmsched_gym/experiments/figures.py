@@ -268,7 +268,7 @@ def _bars(
     axes: Axes, order: Sequence[str], jct: Mapping[str, NDArray[np.float64]], looks: Looks
 ) -> None:
     ends = []
-    wide = far_apart(jct[label].mean() for label in order)
+    wide = far_apart([jct[label].mean() for label in order])
     for number, label in enumerate(order):
         mean = metrics.mean(jct[label])
         value = mean.value or 0.0
@@ -397,7 +397,7 @@ def _curves(
         _log(left.yaxis, left.set_yscale)
         left.set_ylabel("mean completion time, s: less is better", fontsize="small")
         right.set_ylabel(f"multiple of {unit}'s: less is better", fontsize="small")
-        if far_apart(lines.stack()):
+        if far_apart(lines.to_numpy()):
             _log(right.yaxis, right.set_yscale)
         ends = {str(label): (lines.index[-1], y) for label, y in lines.iloc[-1].items()}
         _beside(right, ends, looks)
