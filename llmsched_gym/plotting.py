@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmsched_gym.errors import one_line, printable
+from llmsched_gym.errors import need, one_line, printable
 
 try:
+    need("commands", "figures", "matplotlib")
     import matplotlib  # noqa: F401
 except ValueError:  # MPLBACKEND names no backend; figures are drawn by Agg in any case
     os.environ.pop("MPLBACKEND", None)

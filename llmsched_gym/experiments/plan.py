@@ -92,26 +92,28 @@ def plan(
     """
     options = Options.read(given, "experiment.")
     changed = _ablations(options, belief)
-    variants = _compared(options, changed, belief)
     studies = _studies(options, changed, belief)
     workloads, notes = _workloads(options.workloads, workload, belief)
+    variants = {name: _compared(options, changed, belief, name) for name in workloads}
     if not all(workload.has_rate for workload in workloads.values()):
         raise ValueError("workload.arrivals: an experiment compares loads, and these have none")
     digests = {name: _digest(workload) for name, workload in workloads.items()}
-    played = {v for named in (variants, *studies.values()) for v in named.values()}
+    played = {v for named in (*variants.values(), *studies.values()) for v in named.values()}
     made_by = _fingerprint({variant.policy for variant in played})
     bench = Bench(workloads, cluster, seed, folder, digests, made_by)
     _try_out(bench, played, options.loads)
     notes = tuple(dict.fromkeys((*notes, *_left_out(workloads.values(), cluster))))
     rows = (*_main_rows(options, bench, variants), *_study_rows(options, bench, studies))
-    quality = replace(variants[EVALUATED], policy=QUALITY)
+    quality = replace(_variant(EVALUATED, belief), policy=QUALITY)
     return Experiment(bench, rows, _quality_cells(options, bench, quality), notes)
 
 
-def _main_rows(options: Options, bench: Bench, variants: dict[str, Variant]) -> Iterator[Row]:
-    """Every policy in every workload at every load."""
+def _main_rows(
+    options: Options, bench: Bench, variants: dict[str, dict[str, Variant]]
+) -> Iterator[Row]:
+    """The policies of every workload at every load."""
     for load, name in product(options.loads, bench.workloads):
-        for label, variant in variants.items():
+        for label, variant in variants[name].items():
             yield _row(options, "main", Place(name, load, bench.cluster.engines), label, variant)
 
 
@@ -147,13 +149,15 @@ def _quality_cells(options: Options, bench: Bench, variant: Variant) -> tuple[Ce
 
 
 def _compared(
-    options: Options, changed: dict[str, Variant], belief: BeliefSettings
+    options: Options, changed: dict[str, Variant], belief: BeliefSettings, workload: str
 ) -> dict[str, Variant]:
-    """The policies of the main study by label: names, and names with options."""
+    """The policies of the main study in a workload by label: names, and names with options."""
     variants = {EVALUATED: _variant(EVALUATED, belief)}
     for one in options.policies:
         if isinstance(one, dict):
             given = {str(key): value for key, value in one.items()}
+            if workload not in _names(given.pop("workloads", [workload])):
+                continue
             name = str(given.pop("name"))
             label = str(given.pop("label", name))
             if label in variants:
@@ -166,6 +170,12 @@ def _compared(
     for name in (SJF, REFERENCE):
         variants.setdefault(name, _variant(name, belief))
     return variants
+
+
+def _names(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"experiment.policies: workloads: {value!r} is not a list of names")
+    return value
 
 
 def _ablations(options: Options, belief: BeliefSettings) -> dict[str, Variant]:

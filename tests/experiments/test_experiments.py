@@ -30,7 +30,8 @@ from llmsched_gym.workload.mixes import make_workload
 ROOT = Path(__file__).parents[2]
 TINY = (
     *("experiment=paper_quick", "experiment.workloads=[planning,task_automation]"),
-    "experiment.policies=[fcfs,srtf,llmsched_scarce,{name:llmsched_priced,epsilon:1,label:eager}]",
+    "experiment.policies=[fcfs,srtf,llmsched_scarce,{name:llmsched_priced,epsilon:1,label:eager},"
+    "{name:fair,workloads:[planning]}]",
     "experiment.episodes=6",
     *(
         "experiment.num_jobs=8",
@@ -93,9 +94,18 @@ def test_its_tables_fit_together(whole: Path) -> None:
         "fraction",
     }
     main = [row for row in results if row["study"] == "main"]
-    policies = {"llmsched", "llmsched_scarce", "eager", "fcfs", "srtf", "sjf", "srtf_oracle"}
+    policies = {
+        "llmsched",
+        "llmsched_scarce",
+        "eager",
+        "fair",
+        "fcfs",
+        "srtf",
+        "sjf",
+        "srtf_oracle",
+    }
     assert {row["policy"] for row in main} == policies
-    assert len(main) == 2 * len(policies) * 6
+    assert len(main) == 2 * (len(policies) - 1) * 6 + 6, "one plays in one workload only"
     with gzip.open(whole / "jobs.csv.gz", "rt") as lines:
         jobs = list(csv.DictReader(lines))
     assert len(jobs) == len(main) * 8
@@ -199,6 +209,10 @@ def command(run_main: Command) -> Command:
         ("experiment.workloads=5", "experiment.workloads: 5 is not a list such as"),
         ("experiment.workloads=[[planning]]", "experiment.workloads: ['planning'] is not a value"),
         ("experiment.policies=[[fcfs]]", "experiment.policies: ['fcfs'] is not of a list"),
+        (
+            "experiment.policies=[{name:fair,workloads:1}]",
+            "experiment.policies: workloads: 1 is not a list of names",
+        ),
         ("experiment.policies=[{a:1}]", "experiment.policies: {'a': 1} is not of a list"),
         ("experiment.epsilon=[[0.5]]", "experiment.epsilon: [0.5] is not a value"),
         ("experiment.loads=[[1]]", "experiment.loads: [1] is not a"),
