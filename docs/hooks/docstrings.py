@@ -9,10 +9,10 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from typing import Any
 
 _UNDERLINED = re.compile(r"^(\w[\w ]*)\n-{3,}$", re.MULTILINE)
-_ENTRY = re.compile(r"^(\S[^\n]*?)(?: : ([^\n]*))?$(\n(?:[ \t]+[^\n]*\n?|\n)*)?", re.MULTILINE)
 _NAMED = re.compile(r"[\w, ]+ : ")
 LISTED = ("Parameters", "Attributes", "Raises")
 WIDTH = 88  # of a signature on one line
@@ -26,11 +26,26 @@ def sections(docstring: str | None) -> dict[str, str]:
 
 
 def entries(section: str) -> list[tuple[str, str]]:
-    """The entries of a section, as pairs of names and what is said of them in one paragraph."""
-    found = []
-    for names, first, more in _ENTRY.findall(section):
-        found.append((names.strip(), " ".join(f"{first} {textwrap.dedent(more)}".split())))
+    """The entries of a section, as pairs of names and what is said of them in one paragraph.
+
+    A paragraph that is no entry has no names.
+    """
+    found: list[tuple[str, str]] = []
+    lines = [line for line in section.splitlines() if line.strip()]
+    for line, following in zip_longest(lines, lines[1:], fillvalue=""):
+        names, said = found[-1] if found else ("", "")
+        if line[0] == " " or (not _is_entry(line, following) and found and not names):
+            found[-1] = names, f"{said} {line.strip()}".strip()
+        elif _is_entry(line, following):
+            names, _, said = line.partition(" : ")
+            found.append((names.strip(), said.strip()))
+        else:
+            found.append(("", line))
     return found
+
+
+def _is_entry(line: str, following: str) -> bool:
+    return " : " in line or following.startswith(" ")
 
 
 def meanings(documented: Any) -> dict[str, str]:
@@ -55,11 +70,11 @@ def markdown(docstring: str | None) -> str:
 
 
 def plain(text: str) -> str:
-    """A line of reStructuredText as Markdown."""
+    """Text of reStructuredText, as it stands in docstrings, as Markdown."""
     text = re.sub(r":(?:meth|func):`~?([\w.]+)`", lambda m: f"`{_last(m[1])}()`", text)
     text = re.sub(r":\w+:`~([\w.]+)`", lambda m: f"`{_last(m[1])}`", text)
     text = re.sub(r":\w+:`([^`]+)`", r"`\1`", text)
-    return re.sub(r"``(.+?)``", r"`\1`", text)
+    return re.sub(r"``([^`]+)``", r"`\1`", text)
 
 
 def signature(name: str, called: Any) -> str:
@@ -121,7 +136,7 @@ def _split(given: inspect.Signature) -> Iterator[str]:
 def _listed(text: str) -> Iterator[str]:
     for names, said in entries(text):
         shown = ", ".join(f"`{name.strip()}`" for name in names.split(","))
-        yield f"- {shown}: {plain(said)}"
+        yield f"- {shown}: {plain(said)}" if names else f"\n{plain(said)}"
 
 
 def _blocks(text: str) -> str:
@@ -131,7 +146,7 @@ def _blocks(text: str) -> str:
     shown = plain(parts[0])
     for program, after in _pairs(parts[1:]):
         shown += f":\n\n```python\n{textwrap.dedent(program).strip()}\n```\n\n{plain(after)}"
-    return shown
+    return shown.rstrip()
 
 
 def _pairs(parts: list[str]) -> Iterator[tuple[str, str]]:
