@@ -12,6 +12,7 @@ import os
 import re
 import runpy
 import sys
+import textwrap
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
@@ -32,6 +33,7 @@ MODULES = (
     *("workload.convert", "workload.validate", "cluster.calibration", "testbed.serve"),
     *("testbed.calibrate", "workload.fitting"),
 )
+_OPTION = re.compile(r"( *)(\w+):(?: ([^#]*?))?(?:\s+# (.*))?$")
 WIDTH = 88  # columns of what --help prints
 Shown = tuple[str, str, str]  # an option, its default and what it is
 
@@ -52,7 +54,8 @@ def page() -> str:
     ]
     shown: set[str] = set()
     for name, choices in COMMANDS.items():
-        lines += [f"## {name}.py", "", *_options(commented(_config(f"{name}.yaml")))]
+        options = _config(f"{name}.yaml").partition("\nhydra:")[0]
+        lines += [f"## {name}.py", "", *_options(commented(options))]
         for group, nodes in choices().items():
             if group not in shown:
                 lines += _group(group, nodes)
@@ -76,32 +79,32 @@ def page() -> str:
 
 
 def commented(text: str) -> list[Shown]:
-    """The options of a YAML file, with the comments beside them or before them."""
+    """The options that lines of YAML or fields of a dataclass are, with the comments at them."""
     found: list[Shown] = []
     before: list[str] = []
     inside = ""
-    for line in text.partition("\nhydra:")[0].splitlines():
-        option = re.match(r"( *)(\w+):(?: ([^#]*?))?(?:\s+# (.*))?$", line)
+    for line in text.splitlines():
+        option = _OPTION.match(line)
         if line.startswith("# "):
-            before.append(line.removeprefix("# "))
-        elif option and not option[3]:
+            before.append(line[2:])
+            continue
+        if option and not option[3]:
             inside = f"{option[2]}."
         elif option:
-            said = option[4] or " ".join(before)
             name = (inside if option[1] else "") + option[2]
-            found.append((name, option[3], said))
-        if not line.startswith("#"):
-            before = []
+            found.append((name, option[3], option[4] or " ".join(before)))
+        before = []
     return found
 
 
 def comments(options: type[Any]) -> dict[str, str]:
-    """The comments beside or before the fields of a dataclass and its bases."""
+    """What the comments at the fields of a dataclass and its bases say."""
     found: dict[str, str] = {}
     for base in reversed(options.__mro__):
         if is_dataclass(base):
-            source = inspect.getsource(base).replace('"""', "")
-            found |= dict(_fields_of(source))
+            source = textwrap.dedent(inspect.getsource(base).partition("\n")[2])
+            fields = textwrap.dedent(source.partition("\n")[2])
+            found |= {name: said for name, _, said in commented(fields)}
     return found
 
 
@@ -175,15 +178,3 @@ def _said(group: str, choice: str, node: Any) -> dict[str, str]:
 
 def _value(default: Any) -> str:
     return "required" if default == "???" else json.dumps(default).strip('"')
-
-
-def _fields_of(source: str) -> Iterator[tuple[str, str]]:
-    before: list[str] = []
-    for line in source.splitlines():
-        field = re.match(r"    (\w+): [^#]*(?:# (.*))?$", line)
-        if line.startswith("    # "):
-            before.append(line[6:])
-            continue
-        if field:
-            yield field[1], field[2] or " ".join(before)
-        before = []

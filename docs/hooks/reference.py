@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
@@ -166,40 +166,17 @@ def _files() -> str:
 
 def _schema() -> str:
     text = resources("llmsched_gym.workload").joinpath("schema.json").read_text(encoding="utf-8")
-    schema = json.loads(text)
-    lines = [f"# {schema['title']}", "", schema["description"], ""]
-    kinds = {"job": schema} | {
-        name: kind for name, kind in schema["$defs"].items() if "properties" in kind
-    }
-    for name, kind in kinds.items():
-        lines += [f"## {name}", "", *_properties(kind)]
-    return "\n".join([*lines, "## The schema", "", "```json", text.strip(), "```", ""])
-
-
-def _properties(kind: Mapping[str, Any]) -> list[str]:
-    required = dict.fromkeys(kind["required"], "yes")
-    rows = [
-        (code(name), required.get(name, "no"), _type(one), one.get("description", ""))
-        for name, one in kind["properties"].items()
+    about = json.loads(text)
+    lines = [f"# {about['title']}", "", about["description"], "", "The same as a table, with an"]
+    lines += [
+        "example, is in [Workloads](../workloads.md#trace-format); what a file breaks of it is"
     ]
-    return table(("key", "required", "type", "what"), rows)
-
-
-def _type(one: Mapping[str, Any]) -> str:
-    """The type of a property in words."""
-    if "$ref" in one:
-        return str(one["$ref"]).rpartition("/")[2]
-    for several in ("anyOf", "allOf"):
-        if several in one:
-            return " or ".join(_type(part) for part in one[several] if "not" not in part)
-    if "enum" in one or "const" in one:
-        return " or ".join(json.dumps(value) for value in one.get("enum", [one.get("const")]))
-    kinds = one["type"] if isinstance(one["type"], list) else [one["type"]]
-    inner = f" of {_type(one['items'])}" if "items" in one else ""
-    return " or ".join(kinds) + inner
+    lines += ["told by `python -m llmsched_gym.workload.validate`. In Python it is"]
+    lines += ['`importlib.resources.files("llmsched_gym.workload") / "schema.json"`.', ""]
+    return "\n".join([*lines, "```json", text.strip(), "```", ""])
 
 
 def _changelog() -> str:
     """CHANGELOG.md, whose links are those of the root of a checkout."""
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    return text.replace("](docs/", "](")
+    return text.replace("](docs/", "](").replace("[docs/", "[")

@@ -84,7 +84,7 @@ def test_every_option_of_the_commands(pages: dict[str, str]) -> None:
 
 
 def test_comments_are_read() -> None:
-    text = "# of\n# a\na: 1\nb: [x] # beside\nc:\n  d: null # inside\nhydra:\n  e: 1\n"
+    text = "# of\n# a\na: 1\nb: [x] # beside\nc:\n  d: null # inside\n"
     assert commands.commented(text) == [
         ("a", "1", "of a"),
         ("b", "[x]", "beside"),
