@@ -10,12 +10,11 @@ import inspect
 import json
 import os
 import re
-import runpy
-import sys
 import textwrap
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
+from importlib import import_module
 from importlib.resources import files as resources
 from typing import Any
 from unittest import mock
@@ -115,13 +114,14 @@ def usage(module: str) -> str:
         parser.prog = f"python -m llmsched_gym.{module}"
         raise _Found(parser.format_help())
 
+    run = import_module(f"llmsched_gym.{module}")
+    run = run if hasattr(run, "main") else import_module(f"{run.__name__}.__main__")
     with (
         mock.patch.object(ArgumentParser, "parse_known_args", stop),
-        mock.patch.object(sys, "argv", [module]),
         mock.patch.dict(os.environ, {"COLUMNS": str(WIDTH)}),
     ):
         try:
-            runpy.run_module(f"llmsched_gym.{module}", run_name="__main__", alter_sys=True)
+            run.main([])
         except _Found as found:
             return str(found).strip()
     raise ValueError(f"{module} reads no arguments")
@@ -167,8 +167,10 @@ def _rows(group: str, choice: str, node: Any) -> list[Shown]:
 
 def _said(group: str, choice: str, node: Any) -> dict[str, str]:
     """What the options of a choice are."""
+    if choice == "custom" and not is_dataclass(node):
+        return {"path": "module:Class; options of the class are given as well, with a +"}
     if group == "policy":
-        return meanings(POLICIES[choice]) if choice in POLICIES else {"path": "module:Class"}
+        return meanings(POLICIES[choice])
     if group == "agent":
         return meanings(LEARNERS[choice].options)
     if group == "belief":
