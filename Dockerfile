@@ -10,7 +10,7 @@
 #         --entrypoint llmsched-train llmsched-gym-train agent=decima minutes=10
 FROM python:3.11-slim
 
-ARG EXTRAS=""
+ARG EXTRAS="[commands]"
 COPY pyproject.toml constraints.txt README.md LICENSE /tmp/source/
 COPY llmsched_gym /tmp/source/llmsched_gym
 COPY hydra_plugins /tmp/source/hydra_plugins

@@ -1,7 +1,8 @@
 """How well the simulator predicts a real LLM server: the same episodes on both.
 
     python benchmarks/fidelity.py [--server llama|fake|http://...] [--size 100M] [--slots 4]
-        [--workloads planning chain_like] [--policies fcfs sjf llmsched] [--episodes 3] [--jobs 40]
+        [--workloads planning chain_like] [--policies fcfs sjf llmsched_priced]
+        [--episodes 3] [--jobs 40]
         [--load 1.3] [--seed 0] [--quick] [-o outputs/fidelity.json] [--figure fidelity.png]
         [--docs docs]
 
@@ -429,7 +430,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", default="100M", help="of the model of llama: 4M, 25M, 100M")
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--workloads", nargs="+", default=["planning", "chain_like"])
-    parser.add_argument("--policies", nargs="+", default=["fcfs", "sjf", "llmsched"])
+    parser.add_argument("--policies", nargs="+", default=["fcfs", "sjf", "llmsched_priced"])
     parser.add_argument("--episodes", type=int, default=3, help="of each policy and workload")
     parser.add_argument("--jobs", type=int, default=40, help="an episode")
     parser.add_argument("--load", type=float, default=1.3)

@@ -21,7 +21,7 @@ from llmsched_gym.workload import Workload, make_workload
 
 LOAD = 1.3
 WORKLOADS = ("mixed", "planning", "chain_like")
-POLICIES = ("fcfs", "fair", "sjf", "srtf", "llmsched")
+POLICIES = ("fcfs", "fair", "sjf", "srtf", "llmsched_priced")
 MEASURED = "h100_llama2_70b_tp4_measured"
 CLUSTERS: dict[str, tuple[str, dict[str, Any]]] = {  # where slots or tools are scarce, by turns
     "A100 7B, 4 engines, 16 tools": ("a100_llama2_7b", {}),

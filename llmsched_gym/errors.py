@@ -6,10 +6,15 @@ import signal
 import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 
 class InputError(Exception):
     """What the user gave cannot be evaluated: one line that says why."""
+
+
+class MissingExtra(ValueError):
+    """A package that an extra brings is not installed: one line that says what to install."""
 
 
 class PolicyError(Exception):
@@ -88,3 +93,19 @@ def raised(where: str, error: BaseException, frames: int = 1) -> BaseException:
     details = traceback.format_exception(type(error), error, trace)
     what = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
     return PolicyError(f"{printable(where)}: {what}", "".join(map(printable, details)))
+
+
+def need(extra: str, what: str, *modules: str) -> None:
+    """An ImportError that tells what to install, if one of the modules is missing.
+
+    Parameters
+    ----------
+    extra : of ``pyproject.toml``, which has them.
+    what : needs them, such as ``"figures"``.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f'{what} need {", ".join(missing)}: pip install "llmsched-gym[{extra}]"',
+            name=missing[0],
+        )

@@ -5,55 +5,48 @@ from __future__ import annotations
 import io
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmsched_gym.errors import one_line, printable
+from llmsched_gym.errors import need, one_line, printable
 
 try:
+    need("commands", "figures", "matplotlib")
     import matplotlib  # noqa: F401
 except ValueError:  # MPLBACKEND names no backend; figures are drawn by Agg in any case
     os.environ.pop("MPLBACKEND", None)
     for _name in [one for one in sys.modules if one.startswith("matplotlib.")]:
         del sys.modules[_name]  # what has been imported without the rest
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import ArrayLike
 
 # Okabe and Ito's palette.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8C6D31")
 DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 3)))
 BLACK = "#000000"
 MARKERS = (
-    "o",
-    "s",
-    "^",
-    "D",
-    "v",
-    "P",
-    "X",
-    "<",
-    ">",
-    "p",
-    "h",
-    "*",
-    "d",
-    "8",
-    "H",
-    "1",
-    "2",
-    "+",
-    "3",
+    *("o", "s", "^", "D", "v", "P", "X", "<", ">", "p"),
+    *("h", "8", "+", "1", "2", "*", "d", "H", "3"),
 )
+THIN = ("+", "1", "2", "3", "x")  # which have nothing to fill
+WIDEST, HIGHEST, DPI = 2100, 1000, 150  # pixels: no figure is larger than a screen
+FAR = 8.0  # times the least, beyond which the largest number would leave no room for the others
+LONGEST_NAME, MOST_TITLE = 32, 4  # signs of a name beside an axis, lines of a title
 
 # The policies that everybody has, by name: the same colour, marker and dash in every figure. Those
-# most often compared have Okabe and Ito's colours, the others the darker ones of Paul Tol's muted
-# palette.
+# most often compared have Okabe and Ito's colours and two of Paul Tol's, the others what is
+# furthest from these where red, green or blue is not seen (tests/test_plotting.py).
 OWN_COLOURS = {
     "llmsched": COLOURS[0],
     "fcfs": COLOURS[1],
@@ -63,15 +56,16 @@ OWN_COLOURS = {
     "decima": COLOURS[5],
     "gittins": COLOURS[6],
     "ppo": "#332288",
-    "las": "#117733",
+    "las": "#8FC76B",
     "argus": "#882255",
-    "carbyne": "#999933",
-    "weighted_fair": "#AA4499",
-    "random": "#777777",
-    "critical_path": "#44AA99",
-    "topological_uncertainty": "#DDCC77",
+    "carbyne": "#9084FC",
+    "weighted_fair": "#0000FC",
+    "random": "#483000",
+    "critical_path": "#E4B4B4",
+    "topological_uncertainty": "#600C60",
+    "llmsched_priced": "#8A2BE2",
 }
-FREE_COLOURS = ("#661100", "#6699CC", "#CC6677")  # for policies of the user's own, before others
+FREE_COLOURS = ("#54603C", "#FC306C")  # for policies of the user's own, before others
 
 
 class Picture(Figure):
@@ -98,11 +92,31 @@ class Picture(Figure):
 
 
 def new_picture(title: str, width: float, height: float) -> Picture:
-    """An empty figure under a title; sizes in inches."""
-    figure = Picture(figsize=(width, height), dpi=150, layout="constrained")
+    """An empty figure under a title, as large as a screen at most; sizes in inches."""
+    dpi = min(DPI, WIDEST / width, HIGHEST / height)
+    figure = Picture(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize="medium", x=0.01, horizontalalignment="left")
+    heading = figure.suptitle("", fontsize="medium", x=0.01, horizontalalignment="left")
+    heading.set_parse_math(False)
+    heading.set_usetex(False)
+    heading.set_text("\n".join(_lines(heading, title, 0.98 * dpi * width)))
     return figure
+
+
+def _lines(text: Text, title: str, room: float) -> list[str]:
+    """The lines of a title, as wide as ``room`` in pixels at most."""
+
+    def fits(line: str) -> bool:
+        text.set_text(line)
+        return text.get_window_extent().width <= room
+
+    lines: list[str] = []
+    for line in printable(title).split("\n"):
+        signs = len(line)
+        while not all(map(fits, wrapped := textwrap.wrap(line, max(1, signs)) or [""])):
+            signs = min(signs - 1, int(0.95 * signs))
+        lines += wrapped
+    return lines if len(lines) <= MOST_TITLE else [*lines[: MOST_TITLE - 1], "…"]
 
 
 def new_figure(title: str, height: float) -> tuple[Picture, Axes]:
@@ -146,7 +160,7 @@ class Look:
         width = 2.6 if strong else 1.5
         return {
             **{"color": self.colour, "linestyle": self.dash, "linewidth": width},
-            **{"marker": self.marker, "markersize": 4, "zorder": 3 if strong else 2},
+            **{"marker": self.marker, "markersize": 5, "zorder": 3 if strong else 2},
         }
 
     def bar(self) -> dict[str, Any]:
@@ -154,6 +168,16 @@ class Look:
         if self.clairvoyant:
             return {"color": "white", "edgecolor": BLACK, "hatch": "///"}
         return {"color": self.colour, "edgecolor": "none"}
+
+    def dot(self) -> dict[str, Any]:
+        """Of a mark in place of a bar, where bars cannot begin at 0."""
+        colour, fill = (BLACK, "white") if self.clairvoyant else (self.colour, self.colour)
+        marker = "o" if self.marker == "None" else self.marker
+        edge = 2.0 if marker in THIN else 1.0
+        return {
+            **{"color": colour, "markerfacecolor": fill, "marker": marker},
+            **{"markersize": 8, "markeredgewidth": edge, "zorder": 3},
+        }
 
 
 def looks_of(labels: Iterable[str], clairvoyant: Collection[str] = ()) -> dict[str, Look]:
@@ -180,11 +204,37 @@ def looks_of(labels: Iterable[str], clairvoyant: Collection[str] = ()) -> dict[s
 
 
 def shown_label(label: str, clairvoyant: Collection[str]) -> str:
-    """A label, with a word on what the policy knows."""
-    return legend_name(f"{label} (clairvoyant)" if label in clairvoyant else label)
+    """A label beside an axis, with a word on what the policy knows; a long one loses its middle."""
+    name = legend_name(label)
+    if len(name) > LONGEST_NAME:
+        end = LONGEST_NAME // 2
+        name = f"{name[: LONGEST_NAME - 1 - end]}…{name[-end:]}"
+    return f"{name} (clairvoyant)" if label in clairvoyant else name
 
 
 def legend_name(name: str) -> str:
     """A name as a figure shows it: legends leave out those that begin with an underscore."""
     name = printable(name).replace("\n", " ")
     return f" {name}" if name.startswith("_") else name
+
+
+def far_apart(values: ArrayLike) -> bool:
+    """Whether numbers, all above 0 or NaN, go on no linear axis together."""
+    numbers = np.asarray(values, np.float64)
+    least = np.nanmin(numbers)
+    return bool(least > 0 and np.nanmax(numbers) > FAR * least)
+
+
+def log_axis(axis: Axis, set_scale: Callable[[str], None]) -> None:
+    """Make an axis logarithmic, with plain numbers, as many as there is room for."""
+
+    def between(value: float, _: int | None) -> str:
+        low, high = sorted(axis.get_view_interval())
+        decades = np.log10(high / low)
+        digit = round(value / 10 ** np.floor(np.log10(value)), 6)
+        room = (2, 3, 4, 6) if decades < 1.7 else (2, 5) if decades < 2.5 else ()
+        return f"{value:g}" if decades < 0.6 or digit in room else ""
+
+    set_scale("log")
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(FuncFormatter(between))

@@ -110,6 +110,20 @@ def _text(value: Any) -> Any:
     return value
 
 
+def _policies(value: Any) -> Any:
+    """Names, and names with options: ``[fcfs, {name: decima, checkpoint: a, label: mine}]``."""
+    example = "a list such as [fcfs,fair] or [{name: srtf, label: mine}]"
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is not {example}")
+    for one in value:
+        named = one.get("name") if isinstance(one, dict) else one
+        if isinstance(named, list | dict | None):
+            raise ValueError(f"{one!r} is not of {example}")
+        if isinstance(one, dict) and not isinstance(one.get("label", ""), str):
+            raise ValueError(f"label: {one['label']!r} is not a text")
+    return tuple(value)
+
+
 def home(path: str) -> Path:
     """A path, in which ~ is the home of the user, as it is to a shell."""
     try:
@@ -127,6 +141,7 @@ Text = Annotated[str, BeforeValidator(_text)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
 Names = Annotated[tuple[Any, ...], _list("[fcfs,fair]")]
+Policies = Annotated[tuple[Any, ...], BeforeValidator(_policies)]
 Counts = Annotated[tuple[Count, ...], _list("[1,2,4]")]
 Numbers = Annotated[tuple[Any, ...], _list("[0.1,0.3]")]
 Positives = Annotated[tuple[Positive, ...], _list("[0.9,1.3]"), BeforeValidator(_filled)]

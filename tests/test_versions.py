@@ -13,6 +13,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 TESTED = (
+    "commands",
     "distributed",
     "report",
     "test",

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_gym.env.features import JOB, STAGE
-from llmsched_gym.errors import InputError, PolicyError, nearest, raised
+from llmsched_gym.errors import InputError, MissingExtra, PolicyError, nearest, raised
 from llmsched_gym.imports import import_for
 
 Observation = Mapping[str, NDArray[Any]]
@@ -235,6 +235,8 @@ def made_of(what: str, policy: type[Made], options: Mapping[str, Any]) -> Made:
             raise ValueError(f"{what}: option {key!r} has no default and is not given")
     try:
         return policy(**options)
+    except MissingExtra as error:
+        raise MissingExtra(f"{what}: {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what}: {error}") from error
     except (InputError, PolicyError):

@@ -15,7 +15,6 @@ from llmsched_gym.agents.base import (
     Observation,
     PriorityPolicy,
     Scores,
-    job_feature,
     of_job,
     register,
     rows_in_use,
@@ -42,7 +41,7 @@ class Explanation:
     stage, job : what runs, None if it waits.
     demand_s, interval_s : what the job still needs, E[rem] and its interval, seconds.
     reduction : R of the stage, bit s.
-    price_s : what R had to exceed, ``price`` times what remains of the stage; bit s.
+    price_s : what R had to exceed; bit s. 0 where exploring has no price, as published.
     sets : the jobs in sets of intervals that overlap, by their lower ends.
     candidates : the stages that might have been explored.
     """
@@ -74,11 +73,11 @@ class Explanation:
         if self.explored:
             number = next(k for k, one in enumerate(self.sets) if self.job in one)
             jobs = ", ".join(map(str, self.sets[number]))
+            worth = f", worth its price of {self.price_s:.3g} bit s" if self.price_s else ""
             lines += [
                 f"set {number + 1} of {len(self.sets)} is the first with something to explore: "
                 f"job{'s' if len(self.sets[number]) > 1 else ''} {jobs}",
-                f"R = {self.reduction:.3g} bit s is the largest there, worth its price of "
-                f"{self.price_s:.3g} bit s",
+                f"R = {self.reduction:.3g} bit s is the largest there{worth}",
             ]
         return "\n".join(lines)
 
@@ -101,9 +100,8 @@ class LLMSched(PriorityPolicy):
     At each decision, with probability ``epsilon``, *explore*: group the jobs into maximal sets
     whose intervals of remaining demand overlap transitively (between sets the order is certain,
     within one it is not), order the sets by their lower ends, and in the first set that has one,
-    run the stage with the largest uncertainty reduction R that is worth its price. If there is
-    none, and otherwise, *exploit*: run a stage of the job with the least expected remaining demand
-    (SRTF).
+    run the stage with the largest uncertainty reduction R. If there is none, and otherwise,
+    *exploit*: run a stage of the job with the least expected remaining demand (SRTF).
 
     Parameters
     ----------
@@ -112,23 +110,16 @@ class LLMSched(PriorityPolicy):
     explore_fraction : the share r of a stage's tasks, at least one task, that exploration may
         start. A few tasks tell how long the others take; the rest are left to exploitation. Again
         our default.
-    price : bits. R is worth its price if it exceeds ``price`` times what remains of the stage
-        itself, in seconds: exploring a stage delays the shorter jobs by about that much. 0 is
-        Algorithm 1 as published, R > 0; the default 2 is ours, tuned on seeds that no result uses
-        (docs/llmsched.md).
-    contenders : explore only jobs that may turn out shorter than the one that exploitation would
-        serve: whose interval begins below its E[rem]. Of the others nothing that is learnt changes
-        the choice, and R prefers them: it is largest for the longest jobs. True is ours, False is
-        Algorithm 1 as published.
     demand : what of E[rem] counts when exploiting: "all" (default, as published), or "scarce": only
         what runs on executors that jobs wait for
         (:func:`llmsched_gym.agents.demand.remaining_demand`).
 
     Notes
     -----
-    The ablations: ``price=0, contenders=False`` is the published rule; ``epsilon=0`` is "without
-    exploration"; ``belief=prior`` of the environment is "without belief update";
-    ``belief.structural=false`` is R without the term for what a stage reveals.
+    The ablations: ``epsilon=0`` is "without exploration"; ``belief=prior`` of the environment is
+    "without belief update"; ``belief.structural=false`` is R without the term for what a stage
+    reveals. What we would explore instead is ``llmsched_priced``
+    (:class:`~llmsched_gym.agents.llmsched_priced.LLMSchedPriced`).
 
     Choices that are ours, where the paper is silent: intervals are closed, so that jobs whose
     intervals touch are in one set; all jobs in the system take part in the grouping, those that
@@ -138,20 +129,13 @@ class LLMSched(PriorityPolicy):
 
     needs_belief = True
 
+    price = 0.0  # bit; R > 0, as published
+
     def __init__(
-        self,
-        epsilon: float = 0.2,
-        explore_fraction: float = 0.3,
-        price: float = 2.0,
-        contenders: bool = True,
-        demand: str = "all",
+        self, epsilon: float = 0.2, explore_fraction: float = 0.3, demand: str = "all"
     ) -> None:
-        self.epsilon = _number("epsilon", epsilon, 1)
-        self.explore_fraction = _number("explore_fraction", explore_fraction, 1)
-        self.price = _number("price", price, np.inf)
-        if not isinstance(contenders, bool):
-            raise ValueError(f"contenders: {contenders!r} is not true or false")
-        self.contenders = contenders
+        self.epsilon = check_number("epsilon", epsilon, 1)
+        self.explore_fraction = check_number("explore_fraction", explore_fraction, 1)
         self.demand = check_counted(demand)
 
     def priority(self, observation: Observation) -> Scores:
@@ -203,13 +187,13 @@ class LLMSched(PriorityPolicy):
                 tuple(np.flatnonzero(sets == one).tolist())
                 for one in range(int(sets.max(initial=-1)) + 1)
             ),
-            candidates=tuple(np.flatnonzero(self._candidates(seen)).tolist()),
+            candidates=tuple(np.flatnonzero(self.candidates(seen)).tolist()),
         )
 
     def exploration(self, observation: Observation) -> Scores:
         """R of the stages that may be explored now, 0 for the others: [..., stage rows]."""
         reduction = stage_feature(observation, "uncertainty_reduction")
-        candidate = self._candidates(observation)
+        candidate = self.candidates(observation)
         if not candidate.any():
             return np.zeros_like(reduction)
         sets = _sets(observation)
@@ -217,21 +201,10 @@ class LLMSched(PriorityPolicy):
         first = stage_set.min(axis=-1, keepdims=True)
         return np.where(candidate & (stage_set == first), reduction, 0)
 
-    def _candidates(self, observation: Observation) -> NDArray[np.bool_]:
-        """The stages whose R is worth its price, in whichever set: bool [..., stage rows]."""
-        reduction = stage_feature(observation, "uncertainty_reduction")
-        worth = reduction > self.price * stage_feature(observation, "demand_s")
-        candidate = worth & (reduction > 0) & runnable(observation)
-        candidate &= self._below_fraction(observation)
-        if self.contenders:
-            candidate &= self._may_be_shorter(observation)
-        return candidate
-
-    def _may_be_shorter(self, observation: Observation) -> NDArray[np.bool_]:
-        """Whether the stage's job may need less than the job that exploitation would serve."""
-        expected = np.where(runnable(observation), job_feature(observation, "demand_s"), np.inf)
-        shortest = expected.min(axis=-1, initial=np.inf, keepdims=True)
-        return job_feature(observation, "demand_low_s") < shortest
+    def candidates(self, observation: Observation) -> NDArray[np.bool_]:
+        """The stages that may be explored, in whichever set: bool [..., stage rows]."""
+        telling = stage_feature(observation, "uncertainty_reduction") > 0
+        return telling & runnable(observation) & self._below_fraction(observation)
 
     def _below_fraction(self, observation: Observation) -> NDArray[np.bool_]:
         """Whether fewer than a share r of the stage's tasks, at least one, have been started."""
@@ -281,7 +254,8 @@ def overlapping_sets(
     return sets
 
 
-def _number(name: str, value: float, most: float) -> float:
+def check_number(name: str, value: float, most: float) -> float:
+    """The value of an option, if it is a number from 0 to ``most``; else a ValueError."""
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -7,8 +7,11 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Kind
 from llmsched_gym.workload.template import Template, canonical_stages, fit_templates
 
+SHIPPED = Path(__file__).with_name("fitted")  # beliefs that come with the package
 LINKED = 128  # stages of an application that may have edges: of more names the most frequent
 SEEN_JOBS = 5  # in which these must be, if there are more names
 MAX_ROWS = 1 << 13  # states of all separators of a network, 6 KiB each
@@ -261,8 +265,9 @@ def _structure(data: _Data, max_parents: int) -> list[tuple[int, ...]]:
     Under a fixed order the search falls apart into one search per variable, each over the
     candidates that gain most alone. A demand variable always has its stage's fan-out as a parent.
     """
-    from pgmpy.causal_discovery import ExpertKnowledge, HillClimbSearch
-    from pgmpy.structure_score import BIC
+    with _pgmpy():
+        from pgmpy.causal_discovery import ExpertKnowledge, HillClimbSearch
+        from pgmpy.structure_score import BIC
 
     local_score = _bic(data)
 
@@ -368,8 +373,9 @@ def _parameters(
     template: Template, data: _Data, parents: Sequence[tuple[int, ...]], prior_jobs: float
 ) -> dict[int, FloatArray]:
     """P(variable | parents) of every linked variable, by Bayesian estimation."""
-    from pgmpy.models import DiscreteBayesianNetwork
-    from pgmpy.parameter_estimator import DiscreteBayesianEstimator
+    with _pgmpy():
+        from pgmpy.models import DiscreteBayesianNetwork
+        from pgmpy.parameter_estimator import DiscreteBayesianEstimator
 
     linked = data.linked.tolist()
     prior = {
@@ -479,6 +485,20 @@ def _task_demands(
     return demands
 
 
+@contextmanager
+def _pgmpy() -> Iterator[None]:
+    """Import it: a line where it is missing, and no word on progress bars in notebooks."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "IProgress not found")
+            yield
+    except ImportError as error:
+        raise ImportError(
+            f"the belief about these jobs must be fitted, which needs {error.name}: "
+            'pip install "llmsched-gym[commands]"; belief=none needs no fitting'
+        ) from error
+
+
 def load_or_fit(
     past: JobBank,
     latency: LatencyProfile,
@@ -487,17 +507,24 @@ def load_or_fit(
 ) -> BeliefProfile:
     """:func:`fit_profile`, kept on disk under a name that depends on everything it depends on.
 
+    Those of the generated applications on the default cluster ship with the package
+    (:mod:`llmsched_gym.belief.shipped`).
+
     Parameters
     ----------
     cache_dir : default the user's cache directory. One that cannot be read or written, or a
         damaged file in it, is no error: the profile is fitted anew, and a line on stderr says so.
     """
     settings = settings or BeliefSettings()
+    made_from = fingerprint(past, latency, settings)
+    shipped = SHIPPED / f"{made_from[:16]}.npz"
+    if cache_dir is None and shipped.is_file():
+        return BeliefProfile.load(shipped)
     if cache_dir is None:
         from platformdirs import user_cache_dir
 
         cache_dir = user_cache_dir("llmsched-gym")
-    path = Path(cache_dir) / f"belief-{_fingerprint(past, latency, settings)}.npz"
+    path = Path(cache_dir) / f"belief-{_with_versions(made_from)}.npz"
     try:
         return BeliefProfile.load(path)
     except FileNotFoundError:
@@ -513,15 +540,11 @@ def load_or_fit(
     return profile
 
 
-def _fingerprint(past: JobBank, latency: LatencyProfile, settings: BeliefSettings) -> str:
+def fingerprint(past: JobBank, latency: LatencyProfile, settings: BeliefSettings) -> str:
     """sha256 over the past jobs, what their tasks cost, the settings and the fitting code."""
-    from importlib.metadata import version
-
     digest = hashlib.sha256()
     for source in (__file__, profile_module.__file__, template_module.__file__):
         digest.update(Path(source).read_bytes())
-    for package in ("pgmpy", "numpy"):
-        digest.update(f"{package} {version(package)}\n".encode())
     digest.update(json.dumps(asdict(settings), sort_keys=True).encode())
     digest.update(json.dumps([past.applications, past.stage_names]).encode())
     for array in (
@@ -537,4 +560,13 @@ def _fingerprint(past: JobBank, latency: LatencyProfile, settings: BeliefSetting
     ):
         digest.update(f"{array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _with_versions(made_from: str) -> str:
+    """The fingerprint, and that of the packages that fit: another one may round otherwise."""
+    digest = hashlib.sha256(made_from.encode())
+    for package in ("pgmpy", "numpy"):
+        with suppress(PackageNotFoundError):  # a belief that is kept needs none
+            digest.update(f"{package} {version(package)}\n".encode())
     return digest.hexdigest()

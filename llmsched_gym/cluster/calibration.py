@@ -19,13 +19,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import yaml
 from numpy.typing import ArrayLike, NDArray
-from rich.console import Console
-from rich.table import Table
 from scipy.optimize import nnls
 
 from llmsched_gym.cluster.latency import (
@@ -37,10 +35,14 @@ from llmsched_gym.cluster.latency import (
     LatencyProfile,
 )
 from llmsched_gym.cluster.preset import SIZES, Cluster
-from llmsched_gym.errors import one_line
+from llmsched_gym.errors import need, one_line
 from llmsched_gym.files import replacing
-from llmsched_gym.plotting import COLOURS, Picture, new_picture
 from llmsched_gym.workload.inputs import fault_of_name, given_path, other_than_file
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from llmsched_gym.plotting import Picture
 
 FloatArray = NDArray[np.float64]
 HUBER = 1.345  # standard deviations from which on a row is weighed down
@@ -483,6 +485,8 @@ def write_cluster(cluster: Cluster, path: str | PathLike[str]) -> None:
 
 def error_table(profile: LatencyProfile) -> Table:
     """How well a profile fits, as a table for the terminal."""
+    from rich.table import Table
+
     coefficients = {
         "decode": f"{profile.a:g} + {profile.c:g} b + {profile.d:g} kv",
         "prefill": f"max({profile.p0:g}, {profile.e:g} + {profile.f:g} n + {profile.g:g} n²)",
@@ -503,6 +507,8 @@ def error_table(profile: LatencyProfile) -> Table:
 
 def fit_picture(profile: LatencyProfile, measured: Measurements) -> Picture:
     """Measured times and the lines of the profile: decode iterations at left, prefills at right."""
+    from llmsched_gym.plotting import COLOURS, new_picture
+
     picture = new_picture(f"{profile.name}: measured times and the fitted profile", 9.0, 3.6)
     decode, prefill = picture.subplots(1, 2)
     batches = np.unique(measured.batch)
@@ -578,6 +584,8 @@ def write_outputs(
     OSError
         if one cannot be written; neither is then.
     """
+    from rich.console import Console
+
     if figure is None:
         write_cluster(cluster, output)
     else:
@@ -601,6 +609,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--joins", choices=JOINS, default="at_boundary")
     options = parser.parse_args(arguments)
     try:
+        need("commands", "calibrations", "rich", "matplotlib")
         name = checked_output(options.output, options.name)
         measured = read_measurements(options.table)
         profile = fit_profile(
@@ -613,7 +622,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             source={"data": f"measured by the user: {options.table.name}"},
         )
         write_outputs(Cluster(name, profile), measured, options.output, options.figure)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"calibration: {one_line(error)}", file=sys.stderr)
         return 2
     return 0

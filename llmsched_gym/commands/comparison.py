@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -23,31 +22,14 @@ from llmsched_gym.commands.settings import (
 )
 from llmsched_gym.errors import InputError, one_line, printable
 from llmsched_gym.evaluation.comparison import CLAIRVOYANT, Comparison, Evaluation, Run, check_runs
+from llmsched_gym.evaluation.tables import WIDTH
 from llmsched_gym.files import locked
 from llmsched_gym.notes import counted
-from llmsched_gym.settings import Count, Flag, Folder, Number, Settings
+from llmsched_gym.settings import Count, Flag, Folder, Number, Policies, Settings
 
 # To what is measured:
 OF_NO_MATTER = ("processes", "overwrite", "animation", "report", "output_dir")
-WIDTH = 80  # characters of a line where there is no terminal
 EXPERIMENT = ("experiment", "workload", "cluster", "belief", "seed")  # what makes one
-
-
-def _baselines(value: Any) -> Any:
-    """Names, and names with options: ``[fcfs, {name: decima, checkpoint: a, label: mine}]``."""
-    example = "a list such as [fcfs,fair] or [{name: srtf, label: mine}]"
-    if not isinstance(value, list):
-        raise ValueError(f"{value!r} is not {example}")
-    for one in value:
-        named = one.get("name") if isinstance(one, dict) else one
-        if isinstance(named, list | dict | None):
-            raise ValueError(f"{one!r} is not of {example}")
-        if isinstance(one, dict) and not isinstance(one.get("label", ""), str):
-            raise ValueError(f"label: {one['label']!r} is not a text")
-    return tuple(value)
-
-
-Baselines = Annotated[tuple[Any, ...], BeforeValidator(_baselines)]
 
 
 class EvaluateSettings(Settings):
@@ -57,7 +39,7 @@ class EvaluateSettings(Settings):
     workload: Any = None
     cluster: Any = None
     belief: Any = None
-    baselines: Baselines
+    baselines: Policies
     episodes: Count
     num_jobs: Count
     seed: Number
@@ -166,7 +148,9 @@ def show(result: Comparison, folder: Path) -> None:
 def kept_settings(given: dict[str, Any]) -> dict[str, Any]:
     """The settings that results are kept with and told apart by."""
     if "experiment" in given:
-        return {name: given[name] for name in EXPERIMENT}
+        played = {name: given[name] for name in EXPERIMENT}
+        experiment = {k: v for k, v in played["experiment"].items() if k != "ray"}
+        return played | {"experiment": experiment}
     return {name: value for name, value in given.items() if name not in OF_NO_MATTER}
 
 

@@ -10,6 +10,7 @@ checkpoint with ``resume=true``, to the same weights as one that was not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import hydra
@@ -127,6 +128,8 @@ def train(given: dict[str, Any], logged: dict[str, Any] | None = None) -> float:
     tell_of_compiling()
     with reading("reading the workload, fitting the belief"):
         learn, training = build(given, given if logged is None else logged)
+    with reading("loading torch"), suppress(ImportError):  # who needs it says that it is not there
+        import torch  # noqa: F401
     try:
         jct_s = learn(training)
     except (TrainingError, OSError) as error:

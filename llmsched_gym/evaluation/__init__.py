@@ -5,4 +5,8 @@ Its public names, which are imported when they are first used, are listed in ``_
 
 import lazy_loader
 
+from llmsched_gym.errors import need
+
+need("commands", "comparisons", "pandas", "matplotlib")
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from llmsched_gym.cluster.timeline import Timeline
 from llmsched_gym.evaluation.results import Summary
-from llmsched_gym.plotting import COLOURS, looks_of, shown_label
+from llmsched_gym.plotting import COLOURS, legend_name, looks_of
 from llmsched_gym.rendering.colours import EMPTY, Colour, job_colour
 from llmsched_gym.rendering.history import BeliefHistory
 
@@ -55,7 +55,7 @@ def javascript() -> str:
 
 def shown(text: str, longest: int | None = None) -> str:
     """A name from anywhere, in one line, as HTML that means nothing but its signs."""
-    text = " ".join(shown_label(text, ()).split())
+    text = " ".join(legend_name(text).split())
     short = text if longest is None or len(text) <= longest else f"{text[: longest - 1]}…"
     # Plotly knows no &quot;, and makes formulas of what is between dollars.
     return html.escape(short).replace("&quot;", "&#34;").replace("$", "&#36;")

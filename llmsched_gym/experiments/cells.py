@@ -34,12 +34,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Variant:
-    """A policy and what it is shown; ``options`` are those that differ from the defaults."""
+    """A policy and what it is shown.
+
+    ``options`` are those that differ from the defaults; ``files`` is a digest of the files that
+    they name, such as a checkpoint.
+    """
 
     policy: str
     options: tuple[tuple[str, Any], ...]
     belief: str
     settings: BeliefSettings
+    files: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,9 @@ from llmsched_gym.plotting import (
     DASHES,
     OWN_COLOURS,
     Look,
+    far_apart,
     legend_name,
+    log_axis,
     looks_of,
     new_picture,
     save,
@@ -40,6 +42,7 @@ PALETTE = tuple(OWN_COLOURS.values())  # of applications
 LOAD = 1.3  # of the figures that show one load
 NAMES = ("study", "workload", "cluster", "policy", "belief", "application")  # columns of tables
 SMALL = 7.0  # points, of what stands beside bars and lines
+TALLEST = 10.0  # inches, of all panels: then a figure fits a screen and can be read
 
 Cell = Mapping[str, Any]
 
@@ -130,13 +133,18 @@ class Looks:
 
 
 def _is_variant(label: str) -> bool:
-    return label.startswith(f"{EVALUATED}_")
+    return label.startswith(f"{EVALUATED}_") and label not in OWN_COLOURS
 
 
 def _grid(
-    title: str, panels: int, columns: int, width: float, height: float
+    title: str, panels: int, columns: int, width: float, height: float, step: int = 1
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels, ``width`` x ``height`` inches each, under a title."""
+    """A figure with so many panels, ``width`` x ``height`` inches each, under a title.
+
+    Columns are added, ``step`` at once, until it is no higher than a screen.
+    """
+    while columns < panels and -(-panels // columns) * height > TALLEST:
+        columns += step
     columns = min(columns, panels)
     rows = -(-panels // columns)
     figure = new_picture(title, max(7.5, columns * width), 0.5 + rows * height)
@@ -260,18 +268,28 @@ def _bars(
     axes: Axes, order: Sequence[str], jct: Mapping[str, NDArray[np.float64]], looks: Looks
 ) -> None:
     ends = []
+    wide = far_apart([jct[label].mean() for label in order])
     for number, label in enumerate(order):
         mean = metrics.mean(jct[label])
         value = mean.value or 0.0
-        axes.barh(number, value, height=0.7, **looks.bar(label))
+        if wide:
+            axes.plot(value, number, **looks.looks[label].dot())
+        else:
+            axes.barh(number, value, height=0.7, **looks.bar(label))
         if mean.low is not None and mean.high is not None:
             error = [[max(0.0, value - mean.low)], [max(0.0, mean.high - value)]]
             axes.errorbar(value, number, xerr=error, color="black", capsize=2, linewidth=0.9)
         ends.append((max(value, mean.high or 0.0), number, f"{value:.1f}  {_less(jct, label)}"))
-    longest = max(end for end, _, _ in ends)
     for end, number, text in ends:
-        axes.text(end + 0.015 * longest, number, text, fontsize=SMALL, va="center")
-    axes.set_xlim(0, 1.6 * longest)
+        away: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points"}
+        axes.annotate(text, (end, number), fontsize=SMALL, va="center", **away)
+    longest = max(end for end, _, _ in ends)
+    if wide:
+        least = min(jct[label].min() for label in order)
+        _log(axes.xaxis, axes.set_xscale)
+        axes.set_xlim(0.8 * least, longest * (longest / least) ** 0.6)
+    else:
+        axes.set_xlim(0, 1.6 * longest)
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
 
@@ -334,19 +352,7 @@ def _legend(figure: Figure, labels: Sequence[str], looks: Looks) -> None:
 
 
 def _log(axis: Any, set_scale: Callable[[str], None]) -> None:
-    """A logarithmic axis with plain numbers, as many as there is room for."""
-    from matplotlib.ticker import FuncFormatter
-
-    def between(value: float, _: int | None) -> str:
-        low, high = sorted(axis.get_view_interval())
-        decades = np.log10(high / low)
-        digit = round(value / 10 ** np.floor(np.log10(value)), 6)
-        room = (2, 3, 4, 6) if decades < 1.7 else (2, 5) if decades < 2.5 else ()
-        return f"{value:g}" if decades < 0.6 or digit in room else ""
-
-    set_scale("log")
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(FuncFormatter(between))
+    log_axis(axis, set_scale)
     axis.set_tick_params(which="both", labelsize="small")
 
 
@@ -374,7 +380,7 @@ def _curves(
         return None
     cells = list(_cells(rows, *panel))
     title = f"Mean job completion time; {_episodes(rows)}\nLeft: in seconds. Right: relative."
-    figure, panels = _grid(title, 2 * len(cells), columns=2, width=5.0, height=3.3)
+    figure, panels = _grid(title, 2 * len(cells), columns=2, width=5.0, height=3.2, step=2)
     for number, (cell, part) in enumerate(cells):
         means = part.pivot_table(index=x, columns="policy", values="mean_jct_s", sort=False)
         means = means.sort_index()
@@ -389,8 +395,10 @@ def _curves(
             _panel_title(axes, ", ".join(named))
         left, right = panels[2 * number : 2 * number + 2]
         _log(left.yaxis, left.set_yscale)
-        left.set_ylabel("mean job completion time, s", fontsize="small")
-        right.set_ylabel(f"multiple of {unit}'s", fontsize="small")
+        left.set_ylabel("mean completion time, s: less is better", fontsize="small")
+        right.set_ylabel(f"multiple of {unit}'s: less is better", fontsize="small")
+        if far_apart(lines.to_numpy()):
+            _log(right.yaxis, right.set_yscale)
         ends = {str(label): (lines.index[-1], y) for label, y in lines.iloc[-1].items()}
         _beside(right, ends, looks)
     return figure

@@ -19,6 +19,7 @@ from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.limits import fitted
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scenario import BELIEFS
+from llmsched_gym.errors import MissingExtra
 from llmsched_gym.evaluation.results import REFERENCE, SJF
 from llmsched_gym.experiments.cells import (
     EVALUATED,
@@ -32,7 +33,17 @@ from llmsched_gym.experiments.cells import (
 )
 from llmsched_gym.experiments.play import environment
 from llmsched_gym.experiments.sources import fingerprint as _fingerprint
-from llmsched_gym.settings import Count, Counts, Names, Number, Numbers, Positives, Settings, Text
+from llmsched_gym.settings import (
+    Count,
+    Counts,
+    Names,
+    Number,
+    Numbers,
+    Policies,
+    Positives,
+    Settings,
+    Text,
+)
 from llmsched_gym.workload.mixes import Workload, make_workload
 
 BLOCK = 5  # episodes of a cell
@@ -46,7 +57,7 @@ class Options(Settings):
     num_jobs: Count
     workloads: Names | None
     loads: Positives
-    policies: Names
+    policies: Policies
     engines: Counts
     engines_policies: Names
     epsilon: Numbers
@@ -54,6 +65,7 @@ class Options(Settings):
     ablations: Any
     belief_episodes: Number
     belief_num_jobs: Count
+    ray: Text | None
 
 
 def plan(
@@ -81,28 +93,30 @@ def plan(
         for options that are not right, and traces that cannot be read.
     """
     options = Options.read(given, "experiment.")
-    policies = [EVALUATED, *map(str, options.policies), SJF, REFERENCE]
     changed = _ablations(options, belief)
-    variants = {name: _labelled(name, changed, belief) for name in dict.fromkeys(policies)}
     studies = _studies(options, changed, belief)
     workloads, notes = _workloads(options.workloads, workload, belief)
+    missing: list[str] = []
+    variants = {name: _compared(options, changed, belief, name, missing) for name in workloads}
     if not all(workload.has_rate for workload in workloads.values()):
         raise ValueError("workload.arrivals: an experiment compares loads, and these have none")
     digests = {name: _digest(workload) for name, workload in workloads.items()}
-    played = {v for named in (variants, *studies.values()) for v in named.values()}
+    played = {v for named in (*variants.values(), *studies.values()) for v in named.values()}
     made_by = _fingerprint({variant.policy for variant in played})
     bench = Bench(workloads, cluster, seed, folder, digests, made_by)
     _try_out(bench, played, options.loads)
-    notes = tuple(dict.fromkeys((*notes, *_left_out(workloads.values(), cluster))))
+    notes = tuple(dict.fromkeys((*notes, *missing, *_left_out(workloads.values(), cluster))))
     rows = (*_main_rows(options, bench, variants), *_study_rows(options, bench, studies))
-    quality = replace(variants[EVALUATED], policy=QUALITY)
+    quality = replace(_variant(EVALUATED, belief), policy=QUALITY)
     return Experiment(bench, rows, _quality_cells(options, bench, quality), notes)
 
 
-def _main_rows(options: Options, bench: Bench, variants: dict[str, Variant]) -> Iterator[Row]:
-    """Every policy in every workload at every load."""
+def _main_rows(
+    options: Options, bench: Bench, variants: dict[str, dict[str, Variant]]
+) -> Iterator[Row]:
+    """The policies of every workload at every load."""
     for load, name in product(options.loads, bench.workloads):
-        for label, variant in variants.items():
+        for label, variant in variants[name].items():
             yield _row(options, "main", Place(name, load, bench.cluster.engines), label, variant)
 
 
@@ -137,16 +151,66 @@ def _quality_cells(options: Options, bench: Bench, variant: Variant) -> tuple[Ce
     )
 
 
+def _compared(
+    options: Options,
+    changed: dict[str, Variant],
+    belief: BeliefSettings,
+    workload: str,
+    missing: list[str],
+) -> dict[str, Variant]:
+    """The policies of the main study in a workload by label: names, and names with options.
+
+    To ``missing`` comes a line on each that needs a package which is not installed.
+    """
+    variants = {EVALUATED: _variant(EVALUATED, belief)}
+    for one in options.policies:
+        given = dict(one) if isinstance(one, dict) else {}
+        if workload not in _names(given.pop("workloads", [workload])):
+            continue
+        name = str(given.pop("name", one))
+        label = str(given.pop("label", name))
+        if label in variants and given:
+            raise ValueError(
+                f"experiment.policies: {label!r} is there twice, give each a label of its own"
+            )
+        try:
+            if given or label != name:
+                variant = _with(given, f"experiment.policies.{label}", name, belief)
+            else:
+                variant = _labelled(name, changed, belief)
+        except MissingExtra as error:
+            missing.append(f"{label} is left out: {error}")
+        else:
+            variants[label] = variant
+    for name in (SJF, REFERENCE):
+        variants.setdefault(name, _variant(name, belief))
+    return variants
+
+
+def _names(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"experiment.policies: workloads: {value!r} is not a list of names")
+    return value
+
+
 def _ablations(options: Options, belief: BeliefSettings) -> dict[str, Variant]:
-    """LLMSched with other options, by label."""
+    """LLMSched with other options, or what else is named, by label."""
     changes = options.ablations or {}
     if not isinstance(changes, dict) or not all(isinstance(c, dict) for c in changes.values()):
         raise ValueError("experiment.ablations: each needs options such as {epsilon: 0}")
+    variants = {}
     for label, change in changes.items():
-        for name, value in change.items():
-            if isinstance(value, list | dict):
-                raise ValueError(f"experiment.ablations.{label}.{name}: {value!r} is no value")
-    return {str(label): _variant(EVALUATED, belief, change) for label, change in changes.items()}
+        given = dict(change)
+        name = str(given.pop("name", EVALUATED))
+        variants[str(label)] = _with(given, f"experiment.ablations.{label}", name, belief)
+    return variants
+
+
+def _with(given: dict[str, Any], what: str, policy: str, belief: BeliefSettings) -> Variant:
+    for name, value in given.items():
+        if isinstance(value, list | dict):
+            raise ValueError(f"{what}.{name}: {value!r} is no value")
+    return _variant(policy, belief, given)
 
 
 def _labelled(name: str, changed: dict[str, Variant], belief: BeliefSettings) -> Variant:
@@ -186,7 +250,18 @@ def _variant(name: str, settings: BeliefSettings, changes: dict[str, Any] | None
         belief = "none"  # it looks at nothing that a belief says, which takes time to work out
     defaults = policy_options(find_policy(policy))
     changed = tuple(sorted((k, v) for k, v in options.items() if v != defaults[k]))
-    return Variant(policy, changed, belief, settings)
+    return Variant(policy, changed, belief, settings, _files(options.values()))
+
+
+def _files(values: Iterable[Any]) -> str:
+    """A digest of the files that options name; of none it is empty."""
+    found = [path for path in map(Path, filter(_is_text, values)) if path.is_file()]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in found]
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _blocks(place: Place, variant: Variant, num_jobs: int, episodes: int) -> tuple[Cell, ...]:

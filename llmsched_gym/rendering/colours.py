@@ -9,6 +9,8 @@ Colour = tuple[int, int, int]
 # Okabe and Ito's palette, ordered so that neighbours differ in lightness as well.
 HUES = ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#F0E442", "#CC79A7")
 TONES = ((0, 0.0), (255, 0.5), (0, 0.4))  # mixed with that much white or black, by turns
+# Of Paul Tol's muted palette, and a grey.
+MORE_HUES = ("#332288", "#AA4499", "#117733", "#999933", "#661100", "#882255", "#888888")
 
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (31, 36, 48)
@@ -20,9 +22,8 @@ DONE: Colour = (91, 100, 114)
 
 @cache
 def job_colour(job: int) -> Colour:
-    """Seven hues, then the same lighter, then darker, and again."""
-    towards, share = TONES[job // len(HUES) % len(TONES)]
-    return mixed(_rgb(HUES[job % len(HUES)]), towards, share)
+    """Seven hues, then the same lighter, then darker, then seven others, and again."""
+    return JOB_COLOURS[job % len(JOB_COLOURS)]
 
 
 @cache
@@ -46,3 +47,9 @@ def mixed(colour: Colour, towards: int, share: float) -> Colour:
 
 def _rgb(text: str) -> Colour:
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+JOB_COLOURS = (
+    *(mixed(_rgb(hue), *tone) for tone in TONES for hue in HUES),
+    *map(_rgb, MORE_HUES),
+)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from llmsched_gym.cluster.state import ClusterState
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.cluster.timeline import Timeline, timeline
-from llmsched_gym.rendering.canvas import Canvas
+from llmsched_gym.rendering.canvas import Canvas, width_of
 from llmsched_gym.rendering.colours import (
     DONE,
     EMPTY,
@@ -140,11 +140,11 @@ def _draw_legend(canvas: Canvas) -> None:
     for name, status in shown:
         _draw_node(canvas, x, y, 11, Node(0, status, Kind.LLM), grey)
         canvas.text(x + 10, y, name, FAINT, 12)
-        x += 24 + 6.6 * len(name)
+        x += 28 + width_of(name, 12)
     for name, kind in (("LLM", Kind.LLM), ("tool", Kind.REGULAR)):
         _draw_node(canvas, x, y, 11, Node(0, Status.DONE, kind), grey)
         canvas.text(x + 10, y, name, FAINT, 12)
-        x += 24 + 7 * len(name)
+        x += 28 + width_of(name, 12)
 
 
 def draw_graph(canvas: Canvas, graph: JobGraph, corners: tuple[float, float, float, float]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from llmsched_gym.cluster.timeline import Timeline
 from llmsched_gym.errors import printable
 from llmsched_gym.plotting import new_picture
-from llmsched_gym.rendering.colours import EMPTY, HUES, TONES, ink_on, job_colour, tint
+from llmsched_gym.rendering.colours import EMPTY, JOB_COLOURS, ink_on, job_colour, tint
 
 WIDTH, TALLEST = 10.0, 8.5  # inches
 LANE, LABELLED = 0.105, 0.085  # inches: the height of a lane, and the least that holds a number
@@ -24,8 +24,7 @@ THIN = 0.04  # inches: bars of lower lanes have neither edges nor hatches
 MOST_LANES = 160  # beyond, only slots and tools that were ever used are drawn
 MOST_NUMBERS, MOST_NAMES = 400, 24  # in one panel
 LONGEST_NAME = 60
-KEY = "(a colour and a number: a job; hatched: on tools; a triangle: an arrival)"
-COLOURS = len(HUES) * len(TONES)
+KEY = "(a colour{}: a job; hatched: on tools; a triangle: an arrival)"
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,8 @@ def gantt(
     for axis, name, panel, height in zip(axes, named, panels, heights, strict=True):
         _draw_panel(axis, panel, end_s, squeezed * height / panel.lanes)
         axis.set_title(_summary(name, panel.tasks), fontsize="small", loc="left", pad=13)
-    axes[-1].set_xlabel(f"time, s {KEY}", fontsize="small")
+    numbered = " and a number" if squeezed * LANE >= LABELLED else ""
+    axes[-1].set_xlabel(f"time, s {KEY.format(numbered)}", fontsize="small")
     return figure
 
 
@@ -116,7 +116,7 @@ def _draw_panel(axes: Axes, panel: _Panel, end_s: float, lane: float) -> None:
     _draw_rows(axes, panel, end_s)
     top = panel.tops()
     end = np.where(np.isnan(tasks.end_s), tasks.now_s, tasks.end_s)
-    colour = tasks.job % COLOURS
+    colour = tasks.job % len(JOB_COLOURS)
     edge, thick = (0.0, 1.0) if lane < THIN else (0.4, 0.92)
     for llm in (True, False):
         for number in np.unique(colour[tasks.llm == llm]).tolist():

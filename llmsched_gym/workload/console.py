@@ -42,7 +42,7 @@ def run(program: str, command: Callable[[], int]) -> int:
     except BrokenPipeError:  # "| head" has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"{program}: {one_line(error)}", file=sys.stderr)
         return 2
     except MemoryError:

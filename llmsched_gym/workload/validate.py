@@ -15,11 +15,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
-from llmsched_gym.errors import printable
+from llmsched_gym.errors import need, printable
 from llmsched_gym.files import replacing
 from llmsched_gym.workload.console import Parser, run
 from llmsched_gym.workload.inputs import given_path
@@ -28,6 +25,7 @@ from llmsched_gym.workload.traces import check_traces
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from rich.table import Table
 
 PROGRAM = "validate"
 SHOWN = 20  # problems
@@ -77,6 +75,9 @@ def validate(path: str, figure: str | None = None) -> int:
     ValueError, OSError
         if it cannot be read, or the picture cannot be written.
     """
+    need("commands", "summaries", "rich")
+    from rich.console import Console
+
     picture = None if figure is None else _picture_path(figure)
     jobs, problems, notes = check_traces(path)
     output = Console(highlight=False, markup=False, emoji=False)
@@ -109,6 +110,9 @@ def by_application(jobs: Sequence[Job]) -> dict[str, list[Job]]:
 
 def summary(jobs: Sequence[Job]) -> Table:
     """Two rows for each application, and for all if there are several: median and most of a job."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("application", overflow="fold", max_width=27)
     for name in ("jobs", "graphs", *MEASURES):

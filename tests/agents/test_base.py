@@ -160,8 +160,16 @@ def test_make_policy_passes_options() -> None:
         ("llmsched", {"epsilon": 2}, "policy llmsched: epsilon: 2 is not a number from 0 to 1"),
         ("llmsched", {"epsilon": "a"}, "epsilon: 'a' is not a number from 0 to 1"),
         ("llmsched", {"explore_fraction": float("nan")}, "explore_fraction: nan is not a number"),
-        ("llmsched", {"price": -1}, "policy llmsched: price: -1 is not a number of at least 0"),
-        ("llmsched", {"contenders": 2}, "policy llmsched: contenders: 2 is not true or false"),
+        (
+            "llmsched_priced",
+            {"price": -1},
+            "policy llmsched_priced: price: -1 is not a number of at least 0",
+        ),
+        (
+            "llmsched_priced",
+            {"contenders": 2},
+            "policy llmsched_priced: contenders: 2 is not true or false",
+        ),
         ("no_such_module:Best", {}, "cannot import 'no_such_module'"),
         (":Best", {}, "cannot import ''"),
         (

@@ -114,13 +114,15 @@ def test_it_is_algorithm_1(
     rng = np.random.default_rng(seed)
     seen = random_observation(rng, jobs=int(rng.integers(1, 8)), stages=int(rng.integers(1, 20)))
     policy = make_policy(
-        "llmsched",
+        "llmsched_priced",
         epsilon=int(explore),
         explore_fraction=float(fraction),
         price=price,
         contenders=contenders,
     )
     assert policy.act(seen) == by_hand(seen, explore, Fraction(fraction), price, contenders)
+    published = make_policy("llmsched", epsilon=int(explore), explore_fraction=float(fraction))
+    assert published.act(seen) == by_hand(seen, explore, Fraction(fraction), 0, False)
 
 
 JOBS: list[dict[str, Any]] = [
@@ -135,9 +137,11 @@ def stage(job: int, reduction: float, waiting: int = 4, **more: float) -> dict[s
 
 
 def explorer(fraction: float = 0.3, **options: Any) -> Any:
-    return make_policy(
-        "llmsched", **{"epsilon": 1, "explore_fraction": fraction, "contenders": False} | options
-    )
+    return make_policy("llmsched", **{"epsilon": 1, "explore_fraction": fraction} | options)
+
+
+def priced(**options: Any) -> Any:
+    return make_policy("llmsched_priced", **{"epsilon": 1, "contenders": False} | options)
 
 
 def test_it_explores_the_most_telling_stage_of_the_first_set_that_has_one() -> None:
@@ -152,22 +156,22 @@ def test_it_explores_the_most_telling_stage_of_the_first_set_that_has_one() -> N
 
 def test_it_explores_what_is_worth_its_price() -> None:
     stages = [stage(0, 9, demand_s=5), stage(1, 8, demand_s=3), stage(2, 0)]
-    assert explorer().act(observation(JOBS, stages)) == 1, "8 is above 2 x 3, 9 not above 2 x 5"
-    free = explorer(price=0)
-    assert free.act(observation(JOBS, stages)) == 0
+    assert priced().act(observation(JOBS, stages)) == 1, "8 is above 2 x 3, 9 not above 2 x 5"
+    assert priced(price=0).act(observation(JOBS, stages)) == 0
+    assert explorer().act(observation(JOBS, stages)) == 0, "as published"
     stages[1] = stage(1, 8, demand_s=4)
-    assert explorer().act(observation(JOBS, stages)) == 2, "neither: exploit"
+    assert priced().act(observation(JOBS, stages)) == 2, "neither: exploit"
 
 
 def test_it_explores_jobs_that_may_turn_out_shorter_than_the_next() -> None:
     # SRTF would serve job 1 (30 s). Job 0 needs at least 40 s, whatever its stage tells.
     stages = [stage(0, 9), stage(1, 1)]
-    assert explorer(contenders=True).act(observation(JOBS, stages)) == 1
+    assert priced(contenders=True).act(observation(JOBS, stages)) == 1
     assert explorer().act(observation(JOBS, stages)) == 0, "as published"
     wide = [JOBS[0] | {"demand_low_s": 29}, *JOBS[1:]]
-    assert explorer(contenders=True).act(observation(wide, stages)) == 0
+    assert priced(contenders=True).act(observation(wide, stages)) == 0
     # Job 2 (5 s) has nothing to run now, and is not who would be served.
-    assert explorer(contenders=True).act(observation(wide, [*stages, stage(2, 0, legal=0)])) == 0
+    assert priced(contenders=True).act(observation(wide, [*stages, stage(2, 0, legal=0)])) == 0
 
 
 def test_it_exploits_where_nothing_is_left_to_explore() -> None:
@@ -240,7 +244,7 @@ def test_an_explanation_is_of_what_it_does_next(
 ) -> None:
     rng = np.random.default_rng(seed)
     options = {"epsilon": epsilon, "price": price, "contenders": contenders}
-    asked, unasked = make_policy("llmsched", **options), make_policy("llmsched", **options)
+    asked, unasked = (make_policy("llmsched_priced", **options) for _ in range(2))
     asked.reset(seed)
     unasked.reset(seed)
     draws = np.random.default_rng(seed)
@@ -273,7 +277,7 @@ def test_an_explanation_is_of_what_it_does_next(
 
 def test_an_explanation_by_hand() -> None:
     stages = [stage(0, 7), stage(0, 9, demand_s=2), stage(1, 8), stage(2, 0)]
-    why = explorer(price=2.0).explain(observation(JOBS, stages))
+    why = priced(price=2.0).explain(observation(JOBS, stages))
     assert (why.stage, why.job, why.explored) == (1, 0, True)
     assert why.sets == ((2,), (0, 1))
     assert why.candidates == (0, 1, 2)
@@ -284,6 +288,8 @@ def test_an_explanation_by_hand() -> None:
         "set 2 of 2 is the first with something to explore: jobs 0, 1\n"
         "R = 9 bit s is the largest there, worth its price of 4 bit s"
     )
+    free = str(explorer().explain(observation(JOBS, stages)))
+    assert free.endswith("R = 9 bit s is the largest there"), "no price as published"
     why = explorer(epsilon=0).explain(observation(JOBS, stages))
     assert (why.stage, why.explored) == (3, False)
     assert str(why).endswith("not below epsilon = 0: exploits, the job that needs least goes first")

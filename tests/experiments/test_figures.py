@@ -49,7 +49,7 @@ ABLATIONS = {
     "llmsched_no_belief_update": 1.08,
     "llmsched_no_exploration": 1.002,
     "llmsched_no_structural_term": 1.01,
-    "llmsched_no_price": 1.03,
+    "llmsched_price_only": 1.03,
 }
 SECONDS = {"mixed": 58.0, "planning": 28.0, "chain_like": 22.0, "predefined": 205.0, "traces": 27.0}
 APPLICATIONS = {

@@ -81,3 +81,13 @@ def test_it_runs_anywhere_and_shows_what_is_kept(path: Path, tmp_path: Path) -> 
                 [float(one) for one in NUMBER.findall(one_text)] for one_text in (new_text, text)
             )
             assert new_numbers == pytest.approx(numbers, rel=0.02, abs=0.02), before.source
+
+
+@pytest.mark.slow
+def test_pgmpy_asks_for_no_widgets(tmp_path: Path) -> None:
+    cell = nbformat.v4.new_code_cell(  # type: ignore[no-untyped-call]
+        "import llmsched_gym.belief\nfrom pgmpy.models import DiscreteBayesianNetwork"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[cell])  # type: ignore[no-untyped-call]
+    execute(notebook, tmp_path)
+    assert cell.outputs == []

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmsched_gym.cluster.timeline import timeline
 from llmsched_gym.rendering.canvas import Canvas, cut, width_of
-from llmsched_gym.rendering.colours import HUES, TONES, ink_on, job_colour, tint
+from llmsched_gym.rendering.colours import JOB_COLOURS, ink_on, job_colour, tint
 from llmsched_gym.rendering.lanes import AXIS, LABELS, LEAST, Rows, draw_lanes, nice
 from llmsched_gym.workload.job import LLMTask
 from support.hand import call, job, one_engine, play, tool
@@ -62,7 +62,7 @@ def test_of_a_window_only_what_ran_in_it_is_drawn() -> None:
 
 
 def test_neighbours_in_time_have_colours_of_their_own() -> None:
-    several = len(HUES) * len(TONES)
+    several = len(JOB_COLOURS)
     assert len({job_colour(number) for number in range(several)}) == several
     assert job_colour(several) == job_colour(0)
     for number in range(several):

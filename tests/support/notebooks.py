@@ -31,7 +31,6 @@ def kernel(folder: Path) -> Iterator[str]:
         "JUPYTER_PATH": str(folder / "jupyter"),
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
         "IPYTHONDIR": str(folder / "ipython"),
-        "PYTHONWARNINGS": "ignore:IProgress",  # of tqdm, which would like to have ipywidgets
     }
     with mock.patch.dict(os.environ, places):
         yield NAME

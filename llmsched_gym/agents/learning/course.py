@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from llmsched_gym.agents.learning import checkpoint
 from llmsched_gym.agents.learning.episodes import Act
 from llmsched_gym.agents.learning.held_out import COMPARED, HeldOut
-from llmsched_gym.agents.learning.logs import open_log, shown
+from llmsched_gym.agents.learning.logs import Screen, open_log, shown
 from llmsched_gym.agents.learning.run import Training, TrainingError
 from llmsched_gym.checks import is_whole
 from llmsched_gym.errors import one_line
@@ -48,7 +48,7 @@ class Counted(ABC):
     iteration : the last one that is done, -1 before number 0, which only evaluates.
     decisions : how many episodes have taken.
     seconds : of wall-clock time, over all that was interrupted and resumed.
-    best_jct_s : the least mean JCT on the held-out episodes so far.
+    best_jct_s : the least mean JCT on the held-out episodes so far, of weights that were learnt.
     compared_jct_s : of other policies on these episodes.
     """
 
@@ -248,6 +248,10 @@ def check_same(path: Path, made: Any, given: Any, name: str = "") -> None:
 def learn(learner: Counted, iterate: Callable[[], Row], course: Course) -> dict[str, float]:
     """Go on until the last iteration or the end of the time.
 
+    The best of the weights that were learnt are kept. Where the time is over before any of them are
+    evaluated, those that there are are evaluated and kept, unless nothing is learnt yet. What a run
+    goes on from does not know of it, and goes on as if it had not ended.
+
     Parameters
     ----------
     iterate : does an iteration, counts it in the learner and returns what happened, for the logs.
@@ -260,19 +264,25 @@ def learn(learner: Counted, iterate: Callable[[], Row], course: Course) -> dict[
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         log = stack.enter_context(open_log(course.training, learner.iteration))
-        show = stack.enter_context(shown(course.iterations, done))
+        screen = stack.enter_context(shown(course.iterations, done))
 
         def go_on() -> None:
-            row = _next(learner, iterate, course)
+            row = _next(learner, iterate, course, screen)
             log.row(row)
-            show(row)
+            screen.row(row)
 
         _repeat(go_on, learner, course)
+        if math.isinf(learner.best_jct_s):
+            _evaluate(learner, course, screen)
+        label = course.kind if learner.iteration else f"{course.kind}, not trained"
         compared = {name: learner.compared_jct_s[name] for name in COMPARED}
-        result = {course.kind: learner.best_jct_s} | compared
+        result = {label: learner.best_jct_s} | compared
         log.table("held_out", [{"policy": k, "mean_jct_s": v} for k, v in result.items()])
         log.curve(course.kind, compared)
-        log.checkpoint(folder / BEST)
+        if learner.iteration:
+            log.checkpoint(folder / BEST)
+        else:
+            screen.say(f"0 iterations: nothing learnt, no {BEST}; resume=true goes on from {STATE}")
     return result
 
 
@@ -296,32 +306,40 @@ def _repeat(go_on: Callable[[], None], learner: Counted, course: Course) -> None
             _save_state(state, course)
 
 
-def _next(learner: Counted, iterate: Callable[[], Row], course: Course) -> Row:
+def _next(learner: Counted, iterate: Callable[[], Row], course: Course, screen: Screen) -> Row:
     """Do an iteration; the first, number 0, only evaluates what there is."""
     begin = time.monotonic()
     happened: Row = {}
     if learner.iteration >= 0:
-        happened = iterate()
+        with screen.during(f"iteration {learner.iteration + 1} of {course.iterations}"):
+            happened = iterate()
     else:
-        compared = {name: course.held_out.mean_jct_of(name) for name in COMPARED}
-        learner.compared_jct_s = compared
+        episodes = f"{course.held_out.episodes} held-out episodes"
+        for name in COMPARED:
+            with screen.during(f"evaluating {name} on {episodes}"):
+                learner.compared_jct_s[name] = course.held_out.mean_jct_of(name)
         learner.iteration = 0
     if course.training.environment.get("reward", "jct") != "jct":
         happened.pop("mean_jobs", None)  # what is learnt from does not tell it
     number = learner.iteration
     if number % course.evaluate_every == 0 or number == course.iterations:
-        happened["jct_s"] = _evaluate(learner, course)
+        happened["jct_s"] = _evaluate(learner, course, screen)
+        if number == 0:
+            learner.best_jct_s = math.inf  # of random weights, which are nobody's best
     learner.seconds += time.monotonic() - begin
     counted = {"iteration": number, "seconds": learner.seconds, "decisions": learner.decisions}
     return dict.fromkeys(course.columns) | happened | counted
 
 
-def _evaluate(learner: Counted, course: Course) -> float:
-    """The mean JCT on the held-out episodes, seconds; keeps the best weights."""
+def _evaluate(learner: Counted, course: Course, screen: Screen) -> float:
+    """The mean JCT on the held-out episodes, seconds; keeps the best weights that were learnt."""
     network = learner.candidate()
-    jct_s = course.held_out.mean_jct_s(course.greedy(network))
+    with screen.during(f"evaluating {course.held_out.episodes} held-out episodes"):
+        jct_s = course.held_out.mean_jct_s(course.greedy(network))
     if jct_s < learner.best_jct_s:
         learner.best_jct_s = jct_s
+        if not learner.iteration:
+            return jct_s
         about = {
             "kind": course.kind,
             "network": network.options,
