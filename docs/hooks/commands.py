@@ -168,7 +168,8 @@ def _rows(group: str, choice: str, node: Any) -> list[Shown]:
 def _said(group: str, choice: str, node: Any) -> dict[str, str]:
     """What the options of a choice are."""
     if choice == "custom" and not is_dataclass(node):
-        return {"path": "module:Class; options of the class are given as well, with a +"}
+        alike = meanings(LEARNERS["ppo"].options) if group == "agent" else {}
+        return alike | {"path": "module:Class, whose own options are given with a +"}
     if group == "policy":
         return meanings(POLICIES[choice])
     if group == "agent":

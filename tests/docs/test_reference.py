@@ -83,6 +83,13 @@ def test_every_option_of_the_commands(pages: dict[str, str]) -> None:
         assert f"usage: python -m llmsched_gym.{name} [-h]" in pages["reference/commands.md"]
 
 
+def test_every_option_says_what_it_is(pages: dict[str, str]) -> None:
+    blank = re.findall(
+        r"^\| `([\w.]+)` \| .* \|  \|$", pages["reference/commands.md"], re.MULTILINE
+    )
+    assert blank == []
+
+
 def test_comments_are_read() -> None:
     text = "# of\n# a\na: 1\nb: [x] # beside\nc:\n  d: null # inside\n"
     assert commands.commented(text) == [
