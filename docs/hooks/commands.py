@@ -65,8 +65,8 @@ def page() -> str:
     lines += ["## Experiments and presets", "", "What `NAME=CHOICE` sets, as YAML.", ""]
     configs = Path(str(resources("llmsched_gym.configs")))
     for path in sorted(configs.glob("*/*.yaml")):
-        name = path.relative_to(configs)
-        lines += [f"### {name.parent}={name.stem}", "", "```yaml", _config(str(name)), "```", ""]
+        file = path.relative_to(configs)
+        lines += [f"### {file.parent}={file.stem}", "", "```yaml", _config(str(file)), "```", ""]
     lines += ["## Modules", ""]
     for name in MODULES:
         lines += [f"### {name}", "", "```text", usage(name), "```", ""]
