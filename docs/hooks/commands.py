@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
 from importlib.resources import files as resources
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -61,16 +62,11 @@ def page() -> str:
         both = ", ".join(f"[`{group}`](#{group})" for group in choices() if group in shown)
         lines += [f"And as above: {both}.", ""] if both else []
         shown |= choices().keys()
-    lines += ["## Experiments", "", "Options of `evaluate.py experiment=NAME`.", ""]
-    for name in ("paper", "paper_quick", "traces"):
-        lines += [
-            f"### experiment={name}",
-            "",
-            "```yaml",
-            _config(f"experiment/{name}.yaml"),
-            "```",
-        ]
-        lines += [""]
+    lines += ["## Experiments and presets", "", "What `NAME=CHOICE` sets, as YAML.", ""]
+    configs = Path(str(resources("llmsched_gym.configs")))
+    for path in sorted(configs.glob("*/*.yaml")):
+        file = path.relative_to(configs)
+        lines += [f"### {file.parent}={file.stem}", "", "```yaml", _config(str(file)), "```", ""]
     lines += ["## Modules", ""]
     for name in MODULES:
         lines += [f"### {name}", "", "```text", usage(name), "```", ""]
@@ -83,7 +79,7 @@ def commented(text: str) -> list[Shown]:
     before: list[str] = []
     inside = ""
     for line in text.splitlines():
-        option = _OPTION.match(line)
+        option = _OPTION.match(re.sub(r"^  - (?=.* # )", "", line))  # groups with a comment, too
         if line.startswith("# "):
             before.append(line[2:])
             continue
@@ -168,7 +164,8 @@ def _rows(group: str, choice: str, node: Any) -> list[Shown]:
 def _said(group: str, choice: str, node: Any) -> dict[str, str]:
     """What the options of a choice are."""
     if choice == "custom" and not is_dataclass(node):
-        return {"path": "module:Class; options of the class are given as well, with a +"}
+        alike = meanings(LEARNERS["ppo"].options) if group == "agent" else {}
+        return alike | {"path": "module:Class, whose own options are given with a +"}
     if group == "policy":
         return meanings(POLICIES[choice])
     if group == "agent":

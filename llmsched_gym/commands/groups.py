@@ -72,9 +72,9 @@ class ClusterOptions:
     """What jobs run on; what is null is the preset's own."""
 
     name: str = MISSING
-    engines: int | None = None
+    engines: int | None = None  # LLM engines
     max_batch: int | None = None  # slots per engine
-    regular_executors: int | None = None
+    regular_executors: int | None = None  # of tools
     serving: str | None = None  # vllm, sglang, tensorrt_llm, llama_cpp or ideal: traits of engines
     token_budget: int | None = None  # of an iteration, where prompts share those that decode
 
@@ -83,7 +83,7 @@ class ClusterOptions:
 class CustomCluster(ClusterOptions):
     """A cluster in a file laid out like the presets."""
 
-    path: str = MISSING
+    path: str = MISSING  # a YAML file: docs/calibration.md
 
 
 @dataclass

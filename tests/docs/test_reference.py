@@ -79,13 +79,24 @@ def test_every_option_of_the_commands(pages: dict[str, str]) -> None:
                 left = set(names) - {"name", "defaults", "testbed"}
                 assert {f"{group}.{name}" for name in left} <= shown
     assert {"baselines", "episodes", "reward", "wandb.mode", "testbed.url", "ray.address"} <= shown
+    for path in (ROOT / "llmsched_gym" / "configs").glob("*/*.yaml"):
+        assert f"### {path.parent.name}={path.stem}\n" in pages["reference/commands.md"]
     for name in commands.MODULES:
         assert f"usage: python -m llmsched_gym.{name} [-h]" in pages["reference/commands.md"]
 
 
+def test_every_option_says_what_it_is(pages: dict[str, str]) -> None:
+    blank = re.findall(
+        r"^\| `([\w.]+)` \| .* \|  \|$", pages["reference/commands.md"], re.MULTILINE
+    )
+    assert blank == []
+
+
 def test_comments_are_read() -> None:
-    text = "# of\n# a\na: 1\nb: [x] # beside\nc:\n  d: null # inside\n"
+    text = "defaults:\n  - x: y\n  - group: null # a or b\n  - _self_\n# of\n# a\na: 1\n"
+    text += "b: [x] # beside\nc:\n  d: null # inside\n"
     assert commands.commented(text) == [
+        ("group", "null", "a or b"),
         ("a", "1", "of a"),
         ("b", "[x]", "beside"),
         ("c.d", "null", "inside"),
