@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: evaluate test test-bounds test-oldest test-search test-slow clean
+.PHONY: docs evaluate test test-bounds test-oldest test-search test-slow clean
 
 evaluate: .venv/installed
 	$(BIN)/python evaluate.py policy=llmsched
@@ -30,6 +30,10 @@ test-search: .venv/tested
 test-slow: .venv/tested
 	$(BIN)/python -m pytest -q -n 2 -m slow
 
+# The pages of docs/ in site/, with a reference made from the code; a link that leads nowhere fails.
+docs: .venv/documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[commands]"
@@ -39,6 +43,10 @@ test-slow: .venv/tested
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+.venv/documented: .venv/tested
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 .venv-oldest/tested: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
@@ -46,4 +54,4 @@ test-slow: .venv/tested
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest outputs
+	rm -rf .venv .venv-oldest outputs site

@@ -13,6 +13,10 @@ class InputError(Exception):
     """What the user gave cannot be evaluated: one line that says why."""
 
 
+class MissingExtra(ValueError):
+    """A package that an extra brings is not installed: one line that says what to install."""
+
+
 class PolicyError(Exception):
     """A policy that raised something: one line that says which one, when and what.
 

@@ -130,13 +130,19 @@ def _answer(pipe: Connection, workers: Mapping[Connection, BaseProcess]) -> Any:
     try:
         if not pipe.poll():
             raise EOFError
-        good, answer = pickle.loads(pipe.recv_bytes())
+        answer = pipe.recv_bytes()
     except (EOFError, OSError):
         raise _died(workers[pipe]) from None
+    return _opened(answer)
+
+
+def _opened(answer: bytes) -> Any:
+    """What came out of :func:`_outcome`; what was raised there is raised here."""
+    good, content = pickle.loads(answer)
     if not good:
-        error, told = answer
+        error, told = content
         raise error from _Told(told)
-    return answer
+    return content
 
 
 def _died(worker: BaseProcess) -> WorkerDied:
@@ -268,3 +274,36 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> Any:
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(f"no Ray at {address!r} ({error})") from error
     return ray
+
+
+def map_ray(
+    function: Callable[..., T], context: Any, items: Sequence[Any], ray: Any
+) -> Iterator[tuple[int, T]]:
+    """The index of an item and ``function(context, item)``, as they are finished.
+
+    They are tasks of a core each, begun in the order of the items. What is lost with a machine is
+    done again on another.
+
+    Parameters
+    ----------
+    function
+        At the top level of a module that all machines have.
+    ray
+        The module, connected: :func:`start_ray`.
+
+    Raises
+    ------
+    WorkerDied
+        if nobody is left to do it. What ``function`` raises is raised here.
+    """
+    task = ray.remote(num_cpus=1, max_retries=3)(_outcome)
+    given = ray.put(pickle.dumps((function, context)))
+    waiting = {task.remote(given, pickle.dumps(item)): index for index, item in enumerate(items)}
+    while waiting:
+        (done, *_), _ = ray.wait(list(waiting))
+        try:
+            answer = ray.get(done)
+        except ray.exceptions.RayError as error:
+            told = str(error).strip().partition("\n")[0]
+            raise WorkerDied(f"a task of Ray that played episodes is lost: {told}") from error
+        yield waiting.pop(done), _opened(answer)

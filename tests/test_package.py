@@ -186,6 +186,64 @@ def test_the_console_scripts_lead_to_the_commands(site: Path, tmp_path: Path) ->
         assert f"python {name}.py" in told
 
 
+# --- In an environment of its own -----------------------------------------------------------------
+
+VIDEO = """
+import gymnasium
+from gymnasium.wrappers import RecordVideo
+import llmsched_gym
+
+env = gymnasium.make("LLMSched-v0", workload="planning", num_jobs=3, render_mode="rgb_array")
+env = RecordVideo(env, "videos", disable_logger=True)
+observation, info = env.reset(seed=0)
+over = False
+while not over:
+    action = int(observation["action_mask"].argmax())
+    observation, reward, terminated, truncated, info = env.step(action)
+    over = terminated or truncated
+env.close()
+"""
+UNREACHED = (
+    "Could not find a version",
+    "Failed to establish a new connection",
+    "Temporary failure",
+)
+
+
+def install(environment: Path, *wanted: str) -> None:
+    """Install into a virtual environment, in the versions of constraints.txt."""
+    pip = (str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check")
+    command = [*pip, "install", "--quiet", "--constraint", str(ROOT / "constraints.txt"), *wanted]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode and any(sign in done.stderr for sign in UNREACHED):
+        pytest.skip("no packages can be installed here")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_wheel_in_an_empty_environment(built: Path, tmp_path: Path) -> None:
+    """What the README promises whoever installs it: the environment alone, then the extras."""
+    environment, here = tmp_path / "environment", tmp_path / "here"
+    here.mkdir()
+    run(sys.executable, "-m", "venv", str(environment), cwd=tmp_path)
+    (wheel,) = built.glob("*.whl")
+
+    def program(text: str) -> str:
+        return run(str(environment / "bin" / "python"), "-c", text, cwd=here)
+
+    install(environment, str(wheel))
+    assert program(f"import llmsched_gym{PROGRAM}") == "3\n"
+    install(environment, "moviepy")
+    program(VIDEO)
+    (video,) = (here / "videos").glob("*.mp4")
+    assert video.stat().st_size > 10_000
+
+    install(environment, f"{wheel}[commands,report]")
+    evaluate = str(environment / "bin" / "llmsched-evaluate")
+    told = run(evaluate, *TINY, *EVALUATE, "report=true", "output_dir=evaluated", cwd=here)
+    assert "srtf_oracle*" in told
+    assert (here / "evaluated" / "report.html").stat().st_size > 1_000_000
+
+
 # --- In a notebook --------------------------------------------------------------------------------
 
 CELLS = (

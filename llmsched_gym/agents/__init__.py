@@ -33,9 +33,11 @@ from llmsched_gym.agents.base import (
     runnable,
     stage_feature,
 )
+from llmsched_gym.agents.learning.custom import CustomLearner
 
 __all__ = [
     "POLICIES",
+    "CustomLearner",
     "Policy",
     "PriorityPolicy",
     "argus",

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_gym.env.features import JOB, STAGE
-from llmsched_gym.errors import InputError, PolicyError, nearest, raised
+from llmsched_gym.errors import InputError, MissingExtra, PolicyError, nearest, raised
 from llmsched_gym.imports import import_for
 
 Observation = Mapping[str, NDArray[Any]]
@@ -181,6 +181,7 @@ def of_job(observation: Observation, per_job: NDArray[Any]) -> NDArray[Any]:
 POLICIES: dict[str, type[Policy]] = {}
 
 P = TypeVar("P", bound=type[Policy])
+Made = TypeVar("Made", bound=Policy)
 
 
 def register(name: str) -> Callable[[P], P]:
@@ -217,25 +218,31 @@ def make_policy(name: str, **options: Any) -> Policy:
     PolicyError
         for what its module or class raises.
     """
-    policy = find_policy(name)
+    return made_of(f"policy {name}", find_policy(name), options)
+
+
+def made_of(what: str, policy: type[Made], options: Mapping[str, Any]) -> Made:
+    """A policy of a class, which errors call ``what``; raises as :func:`make_policy`."""
     known = policy_options(policy)
     unknown = sorted(set(options) - set(known))
     if unknown:
         valid = f"valid options: {', '.join(known)}" if known else "it has no options"
         hint = nearest(unknown[0], known)
-        raise ValueError(f"policy {name}: unknown option {unknown[0]!r}{hint}; {valid}")
+        raise ValueError(f"{what}: unknown option {unknown[0]!r}{hint}; {valid}")
     missing = [key for key, default in known.items() if default is inspect.Parameter.empty]
     for key in missing:
         if key not in options:
-            raise ValueError(f"policy {name}: option {key!r} has no default and is not given")
+            raise ValueError(f"{what}: option {key!r} has no default and is not given")
     try:
         return policy(**options)
+    except MissingExtra as error:
+        raise MissingExtra(f"{what}: {error}") from error
     except (TypeError, ValueError) as error:
-        raise ValueError(f"policy {name}: {error}") from error
+        raise ValueError(f"{what}: {error}") from error
     except (InputError, PolicyError):
         raise
     except BaseException as error:
-        raise raised(f"policy {name}", error) from error
+        raise raised(what, error) from error
 
 
 def find_policy(name: str) -> type[Policy]:

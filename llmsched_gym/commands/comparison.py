@@ -22,13 +22,13 @@ from llmsched_gym.commands.settings import (
 )
 from llmsched_gym.errors import InputError, one_line, printable
 from llmsched_gym.evaluation.comparison import CLAIRVOYANT, Comparison, Evaluation, Run, check_runs
+from llmsched_gym.evaluation.tables import WIDTH
 from llmsched_gym.files import locked
 from llmsched_gym.notes import counted
 from llmsched_gym.settings import Count, Flag, Folder, Number, Policies, Settings
 
 # To what is measured:
 OF_NO_MATTER = ("processes", "overwrite", "animation", "report", "output_dir")
-WIDTH = 80  # characters of a line where there is no terminal
 EXPERIMENT = ("experiment", "workload", "cluster", "belief", "seed")  # what makes one
 
 
@@ -148,7 +148,9 @@ def show(result: Comparison, folder: Path) -> None:
 def kept_settings(given: dict[str, Any]) -> dict[str, Any]:
     """The settings that results are kept with and told apart by."""
     if "experiment" in given:
-        return {name: given[name] for name in EXPERIMENT}
+        played = {name: given[name] for name in EXPERIMENT}
+        experiment = {k: v for k, v in played["experiment"].items() if k != "ray"}
+        return played | {"experiment": experiment}
     return {name: value for name, value in given.items() if name not in OF_NO_MATTER}
 
 

@@ -9,6 +9,7 @@ How they are compared is in :mod:`llmsched_gym.evaluation.comparison`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from llmsched_gym.commands.comparison import (
 )
 from llmsched_gym.commands.entry import one_line_errors, run_command
 from llmsched_gym.commands.groups import groups
-from llmsched_gym.commands.progress import reading, tell_of_compiling
+from llmsched_gym.commands.progress import compile_first, reading, tell_of_compiling
 from llmsched_gym.commands.settings import (
     belief_of,
     cluster_of,
@@ -46,7 +47,6 @@ from llmsched_gym.experiments.cells import Experiment
 from llmsched_gym.experiments.plan import plan
 from llmsched_gym.experiments.run import run_experiment
 from llmsched_gym.files import staged
-from llmsched_gym.plotting import save
 from llmsched_gym.processes import cores
 
 NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
@@ -62,7 +62,6 @@ NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
     "num_jobs": "experiment.num_jobs",
     "max_stages": "observations that show all",
     "animation": "figures of its own",
-    "report": "figures of its own",
 }
 
 
@@ -72,9 +71,7 @@ NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
 def build(given: dict[str, Any]) -> tuple[Evaluation, EvaluateSettings]:
     """Make everything that the settings name; InputError for what is not right in them."""
     try:
-        settings = EvaluateSettings.read(given)
-        if settings.report:
-            import llmsched_gym.evaluation.report_figures  # noqa: F401 (needs an extra)
+        settings = _settings(given)
         made = environment(settings.workload, settings.cluster, settings.belief, groups())
         runs = runs_of(settings, made["belief"])
         env, oracle = (
@@ -102,7 +99,7 @@ def build_experiment(
             if name in NOT_OF_EXPERIMENTS:
                 instead = NOT_OF_EXPERIMENTS[name]
                 raise ValueError(f"{name}: not an option of an experiment, which has {instead}")
-        settings = EvaluateSettings.read(given)
+        settings = _settings(given)
         workload = options("workload", settings.workload, groups()["workload"])
         del workload["load"], workload["arrival_rate"]
         made = plan(
@@ -113,9 +110,17 @@ def build_experiment(
             settings.seed,
             settings.output_dir / "cells",
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise InputError(one_line(error)) from error
     return made, settings
+
+
+def _settings(given: dict[str, Any]) -> EvaluateSettings:
+    """The settings, where what they need is installed."""
+    settings = EvaluateSettings.read(given)
+    if settings.report:
+        import llmsched_gym.evaluation.report_figures  # noqa: F401 (needs an extra)
+    return settings
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -132,6 +137,9 @@ def evaluate(given: dict[str, Any], logged: dict[str, Any] | None = None) -> flo
         evaluation, settings = build(given)
     shown = kept_settings(given if logged is None else logged)
     with kept(settings, shown), staged(settings.output_dir) as folder:
+        if evaluation.processes > 1:
+            runs = (evaluation.runs[0], evaluation.runs[-1])  # all that beliefs compile
+            compile_first(replace(evaluation, runs=runs, episodes=1, processes=1).play)
         with progress_of(evaluation) as (advance, _name):
             result = evaluation.play(advance)
         result.write(folder, settings=shown)
@@ -148,6 +156,7 @@ def evaluate(given: dict[str, Any], logged: dict[str, Any] | None = None) -> flo
 def draw_first_minutes(evaluation: Evaluation, folder: Path) -> None:
     """Write the policy above its first baseline: animation.gif, and gantt.png of the same."""
     from llmsched_gym.evaluation.animation import animate, timelines  # what they need takes a while
+    from llmsched_gym.plotting import save
     from llmsched_gym.rendering.gantt import gantt
 
     env, seed = evaluation.env, evaluation.seed
@@ -175,7 +184,14 @@ def experiment(
         made, settings = build_experiment(given, overridden)
     about = kept_settings(given if logged is None else logged)
     with kept(settings, about):
-        return run_experiment(made, settings.output_dir, settings.processes or cores(), about)
+        return run_experiment(
+            made,
+            settings.output_dir,
+            settings.processes or cores(),
+            about,
+            report=settings.report,
+            ray=given["experiment"]["ray"],
+        )
 
 
 def _on_servers(given: dict[str, Any], logged: dict[str, Any]) -> float:

@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from llmsched_gym.agents.base import POLICIES, policy_options
+from llmsched_gym.agents.learning.custom import CUSTOM, DEFAULTS
 from llmsched_gym.agents.learning.registry import LEARNERS
 from llmsched_gym.agents.learning.run import ROLLOUTS
 from llmsched_gym.belief.profile import BeliefSettings
@@ -152,8 +153,9 @@ def training_groups() -> dict[str, dict[str, Any]]:
     """The choices of each group of train.py, with their options."""
     shared = groups()
     del shared["cluster"][CALIBRATED]
+    agents = {name: _with_name(one.options)(name=name) for name, one in LEARNERS.items()}
     return {
-        "agent": {name: _with_name(one.options)(name=name) for name, one in LEARNERS.items()},
+        "agent": agents | {CUSTOM: {"name": CUSTOM, "path": MISSING} | DEFAULTS},
         **{name: shared[name] for name in ("workload", "cluster", "belief")},
         "rollout": {name: RolloutOptions(name=name) for name in ROLLOUTS},
     }

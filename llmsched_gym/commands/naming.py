@@ -18,6 +18,7 @@ IN_FRONT = (  # of what configs/*.yaml name folders by before the other options
 NO_MATTER = (  # to what is in the files, or how training goes on in the same folder
     *("output_dir", "overwrite", "animation", "report", "processes", "resume"),
     *("minutes", "checkpoint_minutes", "logger", "wandb", "ray", "rollout", "rollout.name"),
+    "experiment.ray",
     "hydra",
 )
 LONGEST = 64  # characters of the options; all of a name stays below 200

@@ -10,6 +10,7 @@ checkpoint with ``resume=true``, to the same weights as one that was not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import hydra
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from llmsched_gym.agents.learning.custom import CUSTOM
 from llmsched_gym.agents.learning.logs import LOGGERS
 from llmsched_gym.agents.learning.registry import Learn, make_learner
 from llmsched_gym.agents.learning.run import Training, TrainingError
@@ -83,7 +85,8 @@ def build(given: dict[str, Any], logged: dict[str, Any]) -> tuple[Learn, Trainin
     choices = training_groups()
     try:
         settings = TrainSettings.read(given)
-        learn = make_learner(**options("agent", settings.agent, choices["agent"]))
+        own = isinstance(settings.agent, dict) and settings.agent.get("name") == CUSTOM
+        learn = make_learner(**options("agent", settings.agent, choices["agent"], more=own))
         rollout = options("rollout", settings.rollout, choices["rollout"])
         if settings.logger not in LOGGERS:
             raise ValueError(f"logger: choose from {', '.join(LOGGERS)}")
@@ -125,6 +128,8 @@ def train(given: dict[str, Any], logged: dict[str, Any] | None = None) -> float:
     tell_of_compiling()
     with reading("reading the workload, fitting the belief"):
         learn, training = build(given, given if logged is None else logged)
+    with reading("loading torch"), suppress(ImportError):  # who needs it says that it is not there
+        import torch  # noqa: F401
     try:
         jct_s = learn(training)
     except (TrainingError, OSError) as error:

@@ -82,6 +82,18 @@ class Observation(NamedTuple):
 
     Rows in use come first: jobs in order of arrival, the stages of a job in topological order of
     what is seen of it, each placeholder right after the stage that fills it. Unused rows are zero.
+
+    Attributes
+    ----------
+    stages : visible unfinished stages, and placeholders, by ``STAGE_FEATURES``.
+    stage_job : the row of ``jobs`` that the stage belongs to.
+    stage_mask : 1 for rows in use.
+    edges : (from row, to row), the second waits for the first.
+    edge_mask : 1 for edges in use.
+    jobs : the jobs in the system, by ``JOB_FEATURES``.
+    job_mask : 1 for rows in use.
+    cluster : the cluster as a whole, by ``CLUSTER_FEATURES``.
+    action_mask : 1 for legal actions; the last action waits.
     """
 
     stages: NDArray[np.float32]

@@ -31,7 +31,18 @@ def job_table(state: ClusterState, applications: Sequence[str]) -> dict[str, NDA
 
 
 def episode_metrics(state: ClusterState, applications: Sequence[str]) -> dict[str, Any]:
-    """JCTs (mean, percentiles, by application) of the jobs completed, makespan, utilisation."""
+    """How an episode went, of the jobs that have completed; NaN where none has.
+
+    Returns
+    -------
+    mean_jct_s, p50_jct_s, p95_jct_s, p99_jct_s : mean and percentiles of job completion times, s.
+    makespan_s : from the start of the episode to this moment, s.
+    jobs_completed : how many.
+    decisions : tasks that were started.
+    llm_utilisation, regular_utilisation : share of the time of all LLM slots, and of all regular
+        executors, that was in use.
+    application_jct_s : mean completion time by application, s.
+    """
     table = job_table(state, applications)
     jct = table["jct_s"][~np.isnan(table["jct_s"])]
     end = float(state.clock["now"][0]) / TICKS_PER_SECOND

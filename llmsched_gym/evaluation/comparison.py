@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from rich.table import Table
 
 from llmsched_gym.agents.base import Policy, find_policy, make_policy
@@ -41,12 +40,13 @@ from llmsched_gym.evaluation.results import (
     write_csv,
     write_results,
 )
-from llmsched_gym.evaluation.tables import application_tables, results_table
+from llmsched_gym.evaluation.tables import WIDTH, application_tables, results_table
 from llmsched_gym.evaluation.verdict import gap_is_sure, verdict
 from llmsched_gym.processes import map_processes
 from llmsched_gym.workload.arrivals import Burst
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -220,16 +220,22 @@ class Comparison:
         ``mean_jct_s``, ``reduction`` and ``gap_closed`` have ``_low`` and ``_high`` beside them,
         the ends of 95 % intervals; NaN is what the episodes cannot say.
         """
+        import pandas as pd  # which takes a while
+
         return pd.DataFrame([summary_row(one) for one in self.summaries])
 
     @property
     def episodes(self) -> pd.DataFrame:
         """One row an episode of a policy, with the columns of ``episodes.csv``."""
+        import pandas as pd  # which takes a while
+
         return pd.DataFrame(episode_rows(self.played, self.setting), columns=EPISODE_COLUMNS)
 
     @property
     def jobs(self) -> pd.DataFrame:
         """One row a job of an episode of a policy, with the columns of ``jobs.csv``."""
+        import pandas as pd  # which takes a while
+
         return pd.DataFrame(job_rows(self.played), columns=JOB_COLUMNS)
 
     @property
@@ -238,6 +244,8 @@ class Comparison:
 
         Only of episodes on servers; without one there are no rows.
         """
+        import pandas as pd  # which takes a while
+
         return pd.DataFrame(task_rows(self.played, np.nan), columns=TASK_COLUMNS)
 
     def jct_s(self) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
@@ -256,7 +264,7 @@ class Comparison:
         """
         return results_table(self.summaries, self.setting.title, gap_is_sure(self.played))
 
-    def application_tables(self, width: int = 80) -> list[Table]:
+    def application_tables(self, width: int = WIDTH) -> list[Table]:
         """Mean JCTs by application to be read, side by side as many policies as ``width`` holds.
 
         Without several applications there is none.

@@ -54,23 +54,71 @@ class _Cell:
 
 def page_of(comparison: Comparison, minutes: FirstMinutes | None) -> str:
     """The whole page."""
-    looks = Looks([one.policy for one in comparison.summaries], comparison.clairvoyant)
-    sections = [*_of_policies(comparison, looks), _of_applications(comparison, looks)]
+    sections = _of_comparison(comparison)
     if minutes is not None:
         sections += _of_minutes(minutes)
-    first, _, rest = comparison.setting.title.partition("\n")
-    notes = "".join(f"<li>{shown(note)}</li>" for note in comparison.notes)
-    sections.append(f'<section><h2>Notes</h2><ul class="notes">{notes}</ul></section>')
+    return _page(comparison.setting.title, sections, comparison.notes)
+
+
+def page_of_places(title: str, comparisons: Sequence[Comparison], notes: Sequence[str]) -> str:
+    """A page on the same policies in several places: all means, then each place."""
+    sections = [_of_places(comparisons)]
+    for number, comparison in enumerate(comparisons):
+        place = _place(number)
+        name = shown(comparison.setting.title)
+        sections.append(f'<section id="{place}"><h2 class="place">{name}</h2></section>')
+        sections += _of_comparison(comparison, f"{place}-")
+    return _page(title, sections, notes)
+
+
+def _page(title: str, sections: Sequence[str], notes: Iterable[str]) -> str:
+    first, _, rest = title.partition("\n")
+    told = "".join(f"<li>{shown(note)}</li>" for note in notes)
+    last = f'<section><h2>Notes</h2><ul class="notes">{told}</ul></section>'
     template = (files(__package__) / "report.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         name=shown(first),
         setting=shown(rest),
         plotly=javascript(),
-        sections="\n".join(sections),
+        sections="\n".join([*sections, last]),
     )
 
 
-def _of_policies(comparison: Comparison, looks: Looks) -> list[str]:
+def _of_comparison(comparison: Comparison, place: str = "") -> list[str]:
+    """Its sections; ``place`` stands before all that has a name in the page."""
+    looks = _looks(comparison)
+    return [*_of_policies(comparison, looks, place), _of_applications(comparison, looks, place)]
+
+
+def _looks(comparison: Comparison) -> Looks:
+    return Looks([one.policy for one in comparison.summaries], comparison.clairvoyant)
+
+
+def _place(number: int) -> str:
+    return f"place{number}"
+
+
+def _of_places(comparisons: Sequence[Comparison]) -> str:
+    """The mean of each policy in each place, which leads to the place."""
+    looks = _looks(comparisons[0])
+    means = [{one.policy: one.mean.value or 0.0 for one in each.summaries} for each in comparisons]
+    rows = [[_named(label, looks)] for label in means[0]]
+    best: set[tuple[int, int]] = set()
+    for column, each in enumerate(means, start=1):
+        digits = _digits(each.values())
+        for row, value in zip(rows, each.values(), strict=True):
+            row.append(_Cell(f"{value:,.{digits}f}", value))
+        seeing = [row for row, label in enumerate(each) if label not in comparisons[0].clairvoyant]
+        values = list(each.values())
+        best |= {(seeing[at], column) for at in _lowest([values[row] for row in seeing], digits)}
+    names = [shown(one.setting.title) for one in comparisons]
+    links = [f'<a href="#{_place(number)}">{name}</a>' for number, name in enumerate(names)]
+    about = "Mean JCT in seconds. Bold: the lowest of those that do not know what is hidden."
+    body = f"<p>{' · '.join(links)}</p>" + _table("places", ["policy", *names], rows, best, 0)
+    return _section("All places", about, body)
+
+
+def _of_policies(comparison: Comparison, looks: Looks, place: str) -> list[str]:
     return [
         _section(
             "Policies",
@@ -78,23 +126,26 @@ def _of_policies(comparison: Comparison, looks: Looks) -> list[str]:
             "takes alone, mean; reduction: by what share the mean of the first policy is below the "
             "row's. Bold: the lowest of those that do not know what is hidden. Click on a heading "
             "to sort.",
-            f"<p><b>{shown(comparison.verdict)}</b></p>" + _policy_table(comparison, looks),
+            f"<p><b>{shown(comparison.verdict)}</b></p>" + _policy_table(comparison, looks, place),
+            place,
         ),
         _section(
             "Mean against tail",
             "Left and down is better. Lines: 95 % intervals of the mean. A click on a name hides "
             "it, two clicks show it alone; drag to zoom, two clicks zoom out.",
-            _div("tails", tails(comparison.summaries, looks)),
+            _div(f"{place}tails", tails(comparison.summaries, looks)),
+            place,
         ),
         _section(
             "Distribution of completion times",
             "The share of jobs, of all episodes, done within a time. Further left is better.",
-            _div("cdf", cdf(comparison.jct_s(), looks)),
+            _div(f"{place}cdf", cdf(comparison.jct_s(), looks)),
+            place,
         ),
     ]
 
 
-def _policy_table(comparison: Comparison, looks: Looks) -> str:
+def _policy_table(comparison: Comparison, looks: Looks, place: str) -> str:
     summaries = comparison.summaries
     digits = _digits(one.mean.value or 0.0 for one in summaries)
     head = ["policy", "mean JCT, s", "p50, s", "p95, s", "p99, s", "slowdown", "reduction"]
@@ -114,10 +165,10 @@ def _policy_table(comparison: Comparison, looks: Looks) -> str:
         for number, column in enumerate(columns, 1)
         for place in _lowest(column, digits)
     }
-    return _table("policies", head, rows, best, evaluated=0)
+    return _table(f"{place}policies", head, rows, best, evaluated=0)
 
 
-def _of_applications(comparison: Comparison, looks: Looks) -> str:
+def _of_applications(comparison: Comparison, looks: Looks, place: str) -> str:
     jct_s = _by_application(comparison)
     means = {
         name: {label: float(sample.mean()) for label, sample in one.items()}
@@ -137,8 +188,9 @@ def _of_applications(comparison: Comparison, looks: Looks) -> str:
     about = "Mean JCTs, and how many jobs of all episodes were of the application."
     if len(means) > MOST_APPLICATIONS:
         about += f" The figure has the {MOST_APPLICATIONS} that have most jobs."
-    body = _div("by_application", by_application(means, looks))
-    return _section("By application", about, body + _table("applications", head, rows, best))
+    body = _div(f"{place}by_application", by_application(means, looks))
+    body += _table(f"{place}applications", head, rows, best)
+    return _section("By application", about, body, place)
 
 
 def _by_application(comparison: Comparison) -> dict[str, dict[str, NDArray[np.float64]]]:
@@ -183,8 +235,8 @@ def _of_minutes(minutes: FirstMinutes) -> list[str]:
 # --- pieces of HTML -------------------------------------------------------------------------------
 
 
-def _section(title: str, about: str, body: str) -> str:
-    name = title.lower().replace(" ", "-")
+def _section(title: str, about: str, body: str, place: str = "") -> str:
+    name = place + title.lower().replace(" ", "-")
     about = f'<p class="about">{shown(about)}</p>'
     return f'<section id="{name}"><h2>{title}</h2>\n{about}\n{body}</section>'
 

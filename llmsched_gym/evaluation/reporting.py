@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +75,40 @@ def report(
     if policies is not None and env is not None:
         minutes = _first_minutes(policies, env, seconds, comparison.setting.seed)
     target, page = Path(path), page_of(comparison, minutes)
+    with replacing(target) as part:
+        part.write_text(page, encoding="utf-8")
+    return target
+
+
+def report_places(
+    title: str,
+    comparisons: Sequence[Comparison],
+    path: str | os.PathLike[str],
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write a report on the same policies in several places: one HTML file, as :func:`report`.
+
+    Parameters
+    ----------
+    title
+        Of the page; what follows its first line is shown smaller.
+    comparisons
+        One a place, whose name is the title of its setting; at least one.
+    path
+        Of the file, which is written whole or not at all.
+    notes
+        What a reader of the results has to know.
+
+    Raises
+    ------
+    ImportError
+        without the extra ``report``.
+    OSError
+        if the file cannot be written.
+    """
+    from llmsched_gym.evaluation.report_page import page_of_places
+
+    target, page = Path(path), page_of_places(title, comparisons, notes)
     with replacing(target) as part:
         part.write_text(page, encoding="utf-8")
     return target

@@ -146,13 +146,6 @@ def plain(text: str, style: str = "") -> Text:
     return Text(printable(text), style)
 
 
-def shown_gap(gap: Estimate | None) -> str:
-    """A policy far worse than SJF has not closed minus so many gaps: the figure says nothing."""
-    if gap is not None and gap.value is not None and gap.value < -1:
-        return "below -100 %"
-    return shown(gap, percent=True)
-
-
 def shown(estimate: Estimate | None, percent: bool = False, digits: int = 1) -> str:
     """An estimate to be read, with its interval if it has one; empty without an estimate."""
     if estimate is None:

@@ -19,6 +19,7 @@ from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.limits import fitted
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scenario import BELIEFS
+from llmsched_gym.errors import MissingExtra
 from llmsched_gym.evaluation.results import REFERENCE, SJF
 from llmsched_gym.experiments.cells import (
     EVALUATED,
@@ -64,6 +65,7 @@ class Options(Settings):
     ablations: Any
     belief_episodes: Number
     belief_num_jobs: Count
+    ray: Text | None
 
 
 def plan(
@@ -94,7 +96,8 @@ def plan(
     changed = _ablations(options, belief)
     studies = _studies(options, changed, belief)
     workloads, notes = _workloads(options.workloads, workload, belief)
-    variants = {name: _compared(options, changed, belief, name) for name in workloads}
+    missing: list[str] = []
+    variants = {name: _compared(options, changed, belief, name, missing) for name in workloads}
     if not all(workload.has_rate for workload in workloads.values()):
         raise ValueError("workload.arrivals: an experiment compares loads, and these have none")
     digests = {name: _digest(workload) for name, workload in workloads.items()}
@@ -102,7 +105,7 @@ def plan(
     made_by = _fingerprint({variant.policy for variant in played})
     bench = Bench(workloads, cluster, seed, folder, digests, made_by)
     _try_out(bench, played, options.loads)
-    notes = tuple(dict.fromkeys((*notes, *_left_out(workloads.values(), cluster))))
+    notes = tuple(dict.fromkeys((*notes, *missing, *_left_out(workloads.values(), cluster))))
     rows = (*_main_rows(options, bench, variants), *_study_rows(options, bench, studies))
     quality = replace(_variant(EVALUATED, belief), policy=QUALITY)
     return Experiment(bench, rows, _quality_cells(options, bench, quality), notes)
@@ -149,24 +152,36 @@ def _quality_cells(options: Options, bench: Bench, variant: Variant) -> tuple[Ce
 
 
 def _compared(
-    options: Options, changed: dict[str, Variant], belief: BeliefSettings, workload: str
+    options: Options,
+    changed: dict[str, Variant],
+    belief: BeliefSettings,
+    workload: str,
+    missing: list[str],
 ) -> dict[str, Variant]:
-    """The policies of the main study in a workload by label: names, and names with options."""
+    """The policies of the main study in a workload by label: names, and names with options.
+
+    To ``missing`` comes a line on each that needs a package which is not installed.
+    """
     variants = {EVALUATED: _variant(EVALUATED, belief)}
     for one in options.policies:
-        if isinstance(one, dict):
-            given = {str(key): value for key, value in one.items()}
-            if workload not in _names(given.pop("workloads", [workload])):
-                continue
-            name = str(given.pop("name"))
-            label = str(given.pop("label", name))
-            if label in variants:
-                raise ValueError(
-                    f"experiment.policies: {label!r} is there twice, give each a label of its own"
-                )
-            variants[label] = _with(given, f"experiment.policies.{label}", name, belief)
+        given = dict(one) if isinstance(one, dict) else {}
+        if workload not in _names(given.pop("workloads", [workload])):
+            continue
+        name = str(given.pop("name", one))
+        label = str(given.pop("label", name))
+        if label in variants and given:
+            raise ValueError(
+                f"experiment.policies: {label!r} is there twice, give each a label of its own"
+            )
+        try:
+            if given or label != name:
+                variant = _with(given, f"experiment.policies.{label}", name, belief)
+            else:
+                variant = _labelled(name, changed, belief)
+        except MissingExtra as error:
+            missing.append(f"{label} is left out: {error}")
         else:
-            variants[str(one)] = _labelled(str(one), changed, belief)
+            variants[label] = variant
     for name in (SJF, REFERENCE):
         variants.setdefault(name, _variant(name, belief))
     return variants

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from llmsched_gym.agents.base import make_policy
@@ -15,6 +16,7 @@ from llmsched_gym.errors import InputError, one_line
 from llmsched_gym.evaluation.belief_quality import belief_rows
 from llmsched_gym.evaluation.episodes import episode_seeds, play
 from llmsched_gym.experiments.cells import EVALUATED, QUALITY, Bench, Cell, Place, save
+from llmsched_gym.experiments.sources import fingerprint
 
 
 @lru_cache(maxsize=16)
@@ -44,10 +46,34 @@ def _empty_cluster(bench: Bench, workload: str, engines: int) -> EmptyCluster:
 
 def play_cell(bench: Bench, cell: Cell) -> None:
     """Play the episodes of a cell and keep them in its file."""
+    save(bench, cell, content_of(bench, cell))
+
+
+def content_of(bench: Bench, cell: Cell) -> list[Any]:
+    """Play the episodes of a cell: what its file holds."""
     numbers = range(cell.first, cell.last + 1)
     judged = cell.variant.policy == QUALITY
-    content = [_judge(bench, cell, n) if judged else _play(bench, cell, n) for n in numbers]
-    save(bench, cell, content)
+    return [_judge(bench, cell, n) if judged else _play(bench, cell, n) for n in numbers]
+
+
+@cache
+def code_of(policy: str) -> str:
+    """The fingerprint of what plays cells of a policy, in this process."""
+    return fingerprint({EVALUATED if policy == QUALITY else policy})
+
+
+def content_elsewhere(bench: Bench, given: tuple[Cell, str]) -> list[Any]:
+    """The same on another machine, whose code is that of this one if its fingerprint is as given.
+
+    Raises
+    ------
+    InputError
+        if it is not.
+    """
+    cell, code = given
+    if code_of(cell.variant.policy) != code:
+        raise InputError(f"{platform.node()}: there is other code than here, or other libraries")
+    return content_of(bench, cell)
 
 
 def _play(bench: Bench, cell: Cell, number: int) -> dict[str, Any]:

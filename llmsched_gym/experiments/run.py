@@ -6,7 +6,8 @@ An experiment that was interrupted goes on where it was when the same command is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,43 @@ from rich.progress import (
 )
 
 from llmsched_gym.errors import InputError, interrupted, one_line, printable
+from llmsched_gym.evaluation.comparison import Comparison
+from llmsched_gym.evaluation.reporting import report_places
 from llmsched_gym.evaluation.results import REFERENCE
-from llmsched_gym.experiments.cells import EVALUATED, Cell, Experiment, load
-from llmsched_gym.experiments.figures import draw_all
-from llmsched_gym.experiments.play import play_cell
-from llmsched_gym.experiments.tables import Measured, Played, workload_tables, write_tables
+from llmsched_gym.evaluation.tables import WIDTH
+from llmsched_gym.experiments.cells import EVALUATED, Bench, Cell, Experiment, load, save
+from llmsched_gym.experiments.play import code_of, content_elsewhere, play_cell
+from llmsched_gym.experiments.tables import Measured, Played, comparisons, write_tables
 from llmsched_gym.files import staged
-from llmsched_gym.notes import counted
-from llmsched_gym.processes import WorkerDied, map_processes
+from llmsched_gym.notes import counted, during
+from llmsched_gym.processes import WorkerDied, map_processes, map_ray, start_ray
+
+Play = Callable[[Bench, Sequence[Cell], Callable[[int], None]], Any]
 
 
 def run_experiment(
-    experiment: Experiment, output_dir: Path, processes: int, settings: dict[str, Any]
+    experiment: Experiment,
+    output_dir: Path,
+    processes: int,
+    settings: dict[str, Any],
+    *,
+    report: bool = False,
+    ray: str | None = None,
 ) -> float:
     """Play what is not played yet, write tables and figures, print the tables of the main study.
 
-    ``settings`` are for ``summary.json``; ``output_dir`` is this run's alone
-    (:func:`llmsched_gym.files.locked`).
+    Parameters
+    ----------
+    output_dir
+        This run's alone (:func:`llmsched_gym.files.locked`).
+    processes
+        That play.
+    settings
+        For ``summary.json``.
+    report
+        Whether to write ``report.html``, too.
+    ray
+        The address of a Ray cluster that plays instead of processes of this machine; or "local".
 
     Returns
     -------
@@ -53,10 +74,16 @@ def run_experiment(
     """
     console = Console(stderr=True)
     try:
-        experiment.bench.folder.mkdir(parents=True, exist_ok=True)
-        contents = _play_all(experiment, processes, console)
-        with console.status("writing tables and figures"), staged(output_dir) as folder:
-            summary = _write(folder, experiment, contents, settings)
+        with _playing(ray, processes) as play:
+            experiment.bench.folder.mkdir(parents=True, exist_ok=True)
+            contents = _play_all(experiment, play, console)
+        measured = _measured(experiment, contents)
+        bench = experiment.bench
+        compared = comparisons(measured, bench.cluster.name, bench.seed)
+        with _status(console, "writing tables and figures"), staged(output_dir) as folder:
+            summary = _write(folder, experiment, contents, measured, settings)
+            if report:
+                _report(folder, experiment, compared, settings["experiment"]["name"])
     except OSError as error:
         raise InputError(f"output_dir: {one_line(error)}") from error
     except WorkerDied as error:
@@ -65,12 +92,46 @@ def run_experiment(
         if interrupted(error):
             raise KeyboardInterrupt("run the same command to go on") from None
         raise
-    _print(experiment, summary, output_dir)
+    _print(experiment, compared, output_dir)
     main = (row for row in summary if (row["study"], row["policy"]) == ("main", EVALUATED))
     return float(np.mean([row["mean_jct_s"] for row in main]))
 
 
-def _play_all(experiment: Experiment, processes: int, console: Console) -> dict[Cell, Any]:
+@contextmanager
+def _status(console: Console, text: str) -> Iterator[None]:
+    """Show a text; without a terminal as a line."""
+    if console.is_terminal:
+        with console.status(text):
+            yield
+    else:
+        with during(lambda: text):
+            yield
+
+
+@contextmanager
+def _playing(address: str | None, processes: int) -> Iterator[Play]:
+    """What plays cells and keeps them in their files: processes, or a Ray cluster."""
+    if address is None:
+        yield lambda bench, cells, done: map_processes(play_cell, bench, cells, processes, done)
+        return
+    try:
+        ray = start_ray(address)
+    except (ImportError, OSError) as error:
+        raise InputError(f"experiment.ray: {one_line(error)}") from error
+
+    def play(bench: Bench, cells: Sequence[Cell], done: Callable[[int], None]) -> None:
+        given = [(cell, code_of(cell.variant.policy)) for cell in cells]
+        for index, content in map_ray(content_elsewhere, bench, given, ray):
+            save(bench, cells[index], content)
+            done(index)
+
+    try:
+        yield play
+    finally:
+        ray.shutdown()
+
+
+def _play_all(experiment: Experiment, play: Play, console: Console) -> dict[Cell, Any]:
     """The contents of all cells; those that :func:`load` does not give are played now."""
     bench, cells = experiment.bench, experiment.cells
     for part in bench.folder.glob("*.part"):  # of a run that was killed: there is no other now
@@ -88,7 +149,7 @@ def _play_all(experiment: Experiment, processes: int, console: Console) -> dict[
             _advance(progress, task, weights[index])
             count()
 
-        map_processes(play_cell, bench, todo, processes, done)
+        play(bench, todo, done)
     contents |= {cell: load(bench, cell) for cell in todo}
     for cell, content in contents.items():
         if content is None:
@@ -116,11 +177,8 @@ def _advance(progress: Progress, task: TaskID, weight: float) -> None:
     progress.update(task, advance=weight, left=left - 1)
 
 
-def _write(
-    folder: Path, experiment: Experiment, contents: dict[Cell, Any], settings: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Write tables, then figures; the rows of ``summary.csv``."""
-    measured = [
+def _measured(experiment: Experiment, contents: dict[Cell, Any]) -> list[Measured]:
+    return [
         Measured(
             row.study,
             row.place,
@@ -130,6 +188,18 @@ def _write(
         )
         for row in experiment.rows
     ]
+
+
+def _write(
+    folder: Path,
+    experiment: Experiment,
+    contents: dict[Cell, Any],
+    measured: Sequence[Measured],
+    settings: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Write tables, then figures; the rows of ``summary.csv``."""
+    from llmsched_gym.experiments.figures import draw_all  # matplotlib takes a while
+
     quality = (row for cell in experiment.quality for rows in contents[cell] for row in rows)
     bench = experiment.bench
     summary = write_tables(folder, measured, quality, bench.cluster.name, bench.seed)
@@ -137,6 +207,18 @@ def _write(
     (folder / "summary.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     draw_all(folder)
     return summary
+
+
+def _report(
+    folder: Path, experiment: Experiment, compared: Sequence[Comparison], name: str
+) -> None:
+    cluster, seed = experiment.bench.cluster, experiment.bench.seed
+    where = (
+        f"{cluster.name} ({cluster.engines} engines x {cluster.max_batch} slots, "
+        f"{cluster.regular_executors} regular executors), seed {seed}"
+    )
+    title = f"Experiment {' '.join(name.split())}\n{where}"
+    report_places(title, compared, folder / "report.html", _notes(experiment))
 
 
 def _played(content: Iterable[dict[str, Any]]) -> Iterator[Played]:
@@ -150,18 +232,25 @@ def _played(content: Iterable[dict[str, Any]]) -> Iterator[Played]:
         )
 
 
-def _print(experiment: Experiment, summary: list[dict[str, Any]], output_dir: Path) -> None:
+def _notes(experiment: Experiment) -> tuple[str, ...]:
+    """What a reader of the results has to know."""
+    cells = experiment.rows[0].cells
+    return (
+        f"{cells[-1].last + 1} episodes of {cells[0].num_jobs} jobs each, the same for all "
+        "policies. Intervals: 95 % bootstrap over episodes, paired where policies are compared.",
+        f"{REFERENCE}: SRTF that knows what is hidden; a reference, and not a bound.",
+        *experiment.notes,
+    )
+
+
+def _print(experiment: Experiment, compared: Iterable[Comparison], output_dir: Path) -> None:
+    """A table and a verdict for each workload at each load, the notes and where the files are."""
     output = Console(highlight=False, markup=False, emoji=False)
     if not output.is_terminal:
-        output.width = 120
-    for table in workload_tables(summary, {REFERENCE}):
-        output.print(table)
-    cells = experiment.rows[0].cells
-    output.print(
-        f"- {cells[-1].last + 1} episodes of {cells[0].num_jobs} jobs each, the same for all "
-        "policies. Intervals: 95 % bootstrap over episodes, paired where policies are compared."
-    )
-    output.print(f"- {REFERENCE}: SRTF that knows what is hidden; a reference, and not a bound.")
-    for note in experiment.notes:
-        output.print(f"- {printable(note)}")
+        output.width = WIDTH
+    for one in compared:
+        output.print(one.table())
+        output.print(f"- {printable(one.verdict)}\n", soft_wrap=not output.is_terminal)
+    for note in _notes(experiment):
+        output.print(f"- {printable(note)}", soft_wrap=not output.is_terminal)
     output.print(f"Files: {printable(str(output_dir))}", soft_wrap=True)

@@ -22,7 +22,8 @@ SUFFIXES = (".py", ".yaml", ".json", ".safetensors")  # of what results depend o
 WITHOUT = (  # what does not change what is played
     *("commands", "configs", "testbed", "workload/fitting", "plotting.py"),
     *(f"evaluation/{name}.py" for name in ("comparing", "comparison", "figures", "results")),
-    *("evaluation/kept.py", "evaluation/live.py"),
+    *(f"evaluation/{name}.py" for name in ("kept", "live", "tables", "verdict", "animation")),
+    *(f"evaluation/{name}.py" for name in ("reporting", "report_page", "report_figures")),
     *("experiments/run.py", "experiments/tables.py", "experiments/figures.py"),
     "experiments/sources.py",
 )

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 
 from llmsched_gym import metrics
+from llmsched_gym.errors import printable
 from llmsched_gym.evaluation.belief_quality import BELIEF_COLUMNS
-from llmsched_gym.evaluation.results import REFERENCE, SJF, plain, shown, shown_gap, write_csv
+from llmsched_gym.evaluation.comparison import Comparison
+from llmsched_gym.evaluation.episodes import Episode
+from llmsched_gym.evaluation.results import REFERENCE, SJF, Setting, write_csv
 from llmsched_gym.experiments.cells import EVALUATED, Place
 from llmsched_gym.metrics import Estimate
 
@@ -213,36 +215,33 @@ def _write_dicts(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str,
     write_csv(path, columns, (tuple(row[column] for column in columns) for row in rows))
 
 
-def workload_tables(summary: Iterable[Mapping[str, Any]], clairvoyant: set[str]) -> list[Table]:
-    """The main study to be read: one table for each workload at each load."""
-    tables: dict[tuple[str, float], Table] = {}
-    for row in summary:
-        if row["study"] != "main":
-            continue
-        key = row["workload"], row["load"]
-        if key not in tables:
-            tables[key] = _new_table(*key)
-        label = row["policy"]
-        tables[key].add_row(
-            plain(f"{label} (clairvoyant)" if label in clairvoyant else label),
-            shown(_estimate(row, "mean_jct_s")),
-            f"{row['mean_slowdown']:.1f}",
-            shown(_estimate(row, "reduction"), percent=True) if label != EVALUATED else "",
-            shown_gap(_estimate(row, "gap_closed")) if label not in (SJF, REFERENCE) else "",
-            style="bold" if label == EVALUATED else None,
+def comparisons(measured: Iterable[Measured], cluster: str, seed: int) -> list[Comparison]:
+    """The main study: what all policies did in each workload at each load."""
+    places: dict[Place, list[Measured]] = {}
+    for one in measured:
+        if one.study == "main":
+            places.setdefault(one.place, []).append(one)
+    return [
+        Comparison(
+            tuple(_episode(one.policy, played) for one in here for played in one.episodes),
+            Setting(
+                *(place.workload, cluster, place.load, seed),
+                printable(f"{place.workload} at load {place.load:g}"),
+            ),
+            (),
+            tuple(one.policy for one in here if one.belief == "oracle"),
         )
-    return list(tables.values())
+        for place, here in places.items()
+    ]
 
 
-def _new_table(workload: str, load: float) -> Table:
-    title = plain(f"{workload} at load {load:g}", "bold")
-    table = Table(title=title, title_justify="left", box=None)
-    table.add_column("policy")
-    for column in ("mean JCT, s", "slowdown", f"reduction by {EVALUATED}"):
-        table.add_column(column, justify="right")
-    table.add_column("gap closed", justify="right")
-    return table
-
-
-def _estimate(row: Mapping[str, Any], name: str) -> Estimate:
-    return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
+def _episode(policy: str, played: Played) -> Episode:
+    """As an evaluation has it; how many decisions there were is not kept."""
+    jobs = {
+        "application": played.application,
+        "arrival_s": played.arrival_s,
+        "completion_s": played.arrival_s + played.jct_s,
+        "jct_s": played.jct_s,
+        "alone_s": played.alone_s,
+    }
+    return Episode(policy, played.number, jobs, played.makespan_s, 0, played.decision_us)

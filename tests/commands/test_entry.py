@@ -188,3 +188,31 @@ def test_how_far_it_is_is_told_where_there_is_no_terminal(
     monkeypatch.setenv("LLMSCHED_QUIET", "")
     assert told(wanted=True)[-1] == "3 of 50 episodes"
     assert told(wanted=False) == []
+
+
+def test_what_goes_on_is_told_at_once_and_the_inner_of_two_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(notes, "EVERY_S", 0.02)
+    monkeypatch.setenv("LLMSCHED_QUIET", "")
+    with progress.reading("reading"):
+        assert capsys.readouterr().err == "reading\n"
+        with notes.counted(2, "cells"):
+            time.sleep(0.2)
+            inner = capsys.readouterr().err.splitlines()
+        time.sleep(0.2)
+    outer = capsys.readouterr().err.splitlines()
+    assert set(inner) == {"0 of 2 cells"}
+    assert "reading: 0 s" in outer
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_processes_do_not_compile_what_nobody_has_compiled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    played: list[str] = []
+    for kept in (True, False):
+        monkeypatch.setattr(progress, "is_kept", lambda _function, kept=kept: kept)
+        progress.compile_first(lambda: played.append("once"))
+    assert played == ["once"]

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from llmsched_gym.agents.learning import course
 from llmsched_gym.agents.learning.checkpoint import load, save
 from llmsched_gym.commands import evaluate, train
 from llmsched_gym.commands.groups import training_groups
@@ -144,12 +146,47 @@ def test_help_lists_every_choice(command: Command) -> None:
         assert listed[group] == set(choices)
 
 
+def same_best(*folders: str) -> bool:
+    """Whether runs have the same best weights, of the same iteration, and the same to say of it."""
+    (mine, about), (theirs, other) = (load(Path(one, "best.safetensors")) for one in folders)
+    keys = ("iteration", "held_out_jct_s")
+    assert all((mine[name] == theirs[name]).all() for name in mine)
+    assert [about[key] for key in keys] == [other[key] for key in keys]
+    return rows(Path(folders[0], "held_out.csv")) == rows(Path(folders[1], "held_out.csv"))
+
+
 def test_minutes_end_it_and_resume_goes_on(command: Command) -> None:
+    """Random weights are nobody's best."""
+    again = ("logger=csv", "output_dir=out", "resume=true")
     assert command("logger=csv", "output_dir=whole")[0] == 0
-    assert command("logger=csv", "output_dir=out", "minutes=1e-6")[0] == 0
+    code, out, err = command(*again, "minutes=1e-6")
+    assert code == 0
+    assert "0 iterations: nothing learnt, no best.safetensors; resume=true goes on from" in err
+    assert "decima, not trained" in out
     assert len(rows(Path("out/progress.csv"))) == 1
-    assert command("logger=csv", "output_dir=out", "resume=true", "checkpoint_minutes=1")[0] == 0
+    assert sorted(os.listdir("out")) == FILES[1:]
+    assert command(*again, "checkpoint_minutes=1")[0] == 0
     assert evaluations(Path("out")) == evaluations(Path("whole"))
+    assert same_best("out", "whole")
+
+
+def test_what_is_learnt_is_kept_where_nothing_was_evaluated_yet(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_iteration(go_on: Any, learner: Any, asked: course.Course) -> None:
+        repeat(go_on, learner, replace(asked, iterations=1))
+
+    repeat = course._repeat
+    assert command("logger=csv", "output_dir=whole")[0] == 0
+    with monkeypatch.context() as changed:
+        changed.setattr(course, "_repeat", one_iteration)
+        assert command("logger=csv", "output_dir=out")[0] == 0
+    meta = load(Path("out/best.safetensors"))[1]
+    assert meta["iteration"] == 1
+    assert float(rows(Path("out/held_out.csv"))[0]["mean_jct_s"]) == meta["held_out_jct_s"]
+    assert command("logger=csv", "output_dir=out", "resume=true")[0] == 0
+    assert evaluations(Path("out")) == evaluations(Path("whole"))
+    assert same_best("out", "whole")
 
 
 # --- what is wrong --------------------------------------------------------------------------------
@@ -168,7 +205,7 @@ def one_line(code: int, out: str, err: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("agent=best", "agent: unknown 'best', choose from decima, ppo"),
+        ("agent=best", "agent: unknown 'best', choose from custom, decima, ppo"),
         ("workload=best", "workload: unknown 'best', choose from chain_like, "),
         ("rollout=best", "rollout: unknown 'best', choose from ray, threads"),
         ("logger=best", "logger: choose from csv, tensorboard, wandb"),
@@ -446,8 +483,9 @@ def test_a_little_training_beats_random(command: Command) -> None:
 def test_wandb_offline(command: Command) -> None:
     code, _, err = command("logger=wandb", "output_dir=out", "minutes=1e-6")
     assert code == 0, err
-    assert sorted(os.listdir("out")) == [*FILES, "wandb", "wandb_run"]
+    assert sorted(os.listdir("out")) == [*FILES[1:], "wandb", "wandb_run"]
     assert command("logger=wandb", "wandb.mode=offline", "output_dir=out", "resume=true")[0] == 0
+    assert sorted(os.listdir("out")) == [*FILES, "wandb", "wandb_run"]
     runs = [path for path in Path("out/wandb").iterdir() if path.name.startswith("offline-run")]
     run_id = Path("out/wandb_run").read_text().strip()
     assert len(runs) == 2

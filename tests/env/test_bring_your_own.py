@@ -67,6 +67,11 @@ def test_the_commands(folder: Path, run_main: Callable[..., Any], line: str) -> 
         names = runpy.run_path("examples/cleanrl_ppo.py")
         names["SIZES"].update(num_jobs=5, max_stages=64)
         names["train"](names["Args"](iterations=1, num_envs=2, steps=20))
+    if "+policy.checkpoint=outputs/linear/best.safetensors" in arguments:
+        made = next(one for one in COMMANDS if "agent=custom" in one)
+        options = [one for one in shlex.split(made)[2:] if not one.startswith("output_dir=")]
+        where = ("output_dir=outputs/linear", "agent.iterations=1", "agent.evaluation_episodes=1")
+        assert run_main(train.main, *options, *where, "num_jobs=4", "logger=csv")[0] == 0
     small = shlex.split(SMALL[program] + " " + SMALL.get(arguments[0], ""))
     code, _, err = run_main(MAINS[program], *arguments, *small)
     assert code == 0, err

@@ -25,6 +25,7 @@ from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import printable
 from llmsched_gym.evaluation import Comparison, Episode, report
 from llmsched_gym.evaluation.report_figures import MOST_BARS, SYMBOLS, Looks, belief, gantt, shown
+from llmsched_gym.evaluation.reporting import report_places
 from llmsched_gym.evaluation.results import Setting
 from llmsched_gym.plotting import MARKERS
 from llmsched_gym.workload.job import Kind
@@ -340,26 +341,57 @@ addEventListener("load", () => setTimeout(() => {
 """
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH")
-def test_a_browser_shows_it_without_complaint(tmp_path: Path) -> None:
-    env = environment()
-    policies = {EVIL[0]: make_policy("fcfs"), EVIL[3]: make_policy("sjf")}
-    result = comparison(EVIL, applications=EVIL)
-    path = report(result, tmp_path / "report.html", policies, env, seconds=20)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH")
+
+
+def told_by_browser(path: Path, look: str) -> dict[str, Any]:
+    """What a script in the page finds there; the page has nothing to complain about."""
     text = path.read_text("utf-8")
-    path.write_text(text.replace("</body>", f"{LOOK}</body>"), encoding="utf-8")
+    path.write_text(text.replace("</body>", f"{look}</body>"), encoding="utf-8")
     command = [CHROMIUM, "--headless", "--no-sandbox", "--window-size=800,1200"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    command += [f"--user-data-dir={path.parent / 'profile'}", "--enable-logging=stderr"]
     command += ["--virtual-time-budget=8000", "--dump-dom", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)  # type: ignore[arg-type]
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     found = re.search('<pre id="told">(.*?)</pre>', done.stdout)
     assert found, done.stderr
-    told = json.loads(html.unescape(found[1]))
+    told: dict[str, Any] = json.loads(html.unescape(found[1]))
+    assert told["wide"] <= 0
+    return told
+
+
+@needs_browser
+def test_a_browser_shows_it_without_complaint(tmp_path: Path) -> None:
+    env = environment()
+    policies = {EVIL[0]: make_policy("fcfs"), EVIL[3]: make_policy("sjf")}
+    result = comparison(EVIL, applications=EVIL)
+    path = report(result, tmp_path / "report.html", policies, env, seconds=20)
+    told = told_by_browser(path, LOOK)
     assert told["plots"] == 5
     assert told["bars"] > 20
-    assert told["wide"] <= 0
     means = [one.mean.value or 0.0 for one in result.summaries]
     assert [float(one) for one in told["before"]] == means
     assert [float(one) for one in told["up"]] == sorted(means)
     assert told["down"] == told["up"][::-1]
+
+
+@needs_browser
+@pytest.mark.parametrize("labels", [("mine", "fcfs", "seer"), EVIL])
+def test_a_browser_shows_several_places(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    places = [comparison(labels, applications=labels[:n]) for n in (2, 3)]
+    path = report_places("Two\nplaces", places, tmp_path / "report.html", ["A note."])
+    names = re.findall(' id="([^"]*)"', path.read_text("utf-8"))
+    assert len(names) == len(set(names))
+    page = Page(path)
+    summaries = [one.summaries for one in places]
+    means = [[f"{one.mean.value:.1f}" for one in each] for each in summaries]
+    assert [row[1:] for row in page.tables["places-table"][1:]] == list(
+        map(list, zip(*means, strict=True))
+    )
+    for number, each in enumerate(means):
+        rows = page.tables[f"place{number}-policies-table"][1:]
+        assert [row[1].split()[0] for row in rows] == each
+        assert len(page.tables[f"place{number}-applications-table"]) == 1 + (2, 3)[number]
+    told = told_by_browser(path, LOOK.replace("#policies-table", "#place1-policies-table"))
+    assert told["plots"] == 6
+    assert [float(one) for one in told["up"]] == sorted(map(float, told["before"]))

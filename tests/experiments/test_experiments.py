@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,15 @@ import pytest
 
 from llmsched_gym import metrics
 from llmsched_gym.agents.base import POLICIES, make_policy
+from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.alone import EmptyCluster
 from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.commands import evaluate
 from llmsched_gym.env.scheduling import LLMSchedEnv
-from llmsched_gym.evaluation.episodes import play
-from llmsched_gym.experiments import plan, run
+from llmsched_gym.errors import InputError, MissingExtra
+from llmsched_gym.evaluation import episodes
+from llmsched_gym.experiments import figures, plan, play
+from llmsched_gym.experiments.cells import Cell, Place, Variant
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
 from llmsched_gym.workload.mixes import make_workload
@@ -136,6 +140,40 @@ def test_two_processes_give_the_same_results(whole: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_a_ray_cluster_gives_the_same_results(whole: Path, tmp_path: Path) -> None:
+    """Of a run that began with processes, too: its cells are kept."""
+    pytest.importorskip("ray")
+    folder = tmp_path / "out"
+    shutil.copytree(whole, folder)
+    cells = sorted(folder.glob("cells/*.cell"))
+    for path in cells[::2]:
+        path.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in cells[1::2]}
+    done = experiment(folder, "experiment.ray=local")
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert outcome(folder) == outcome(whole)
+    for path in cells:
+        if "belief" in path.name or not path.name.startswith("planning"):
+            continue
+        mine, theirs = (load_content(one / "cells" / path.name) for one in (folder, whole))
+        assert mine == theirs
+
+
+def load_content(path: Path) -> Any:
+    """What a cell holds but for times by the clock."""
+    body = json.loads(gzip.decompress(path.read_bytes().partition(b"\n")[2]))
+    return [{k: v for k, v in one.items() if k != "decision_us"} for one in body["content"]]
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_with_other_code_is_refused(tmp_path: Path) -> None:
+    cell = Cell(Place("planning", 1.3, 1), Variant("fcfs", (), "none", BeliefSettings()), 8, 0, 1)
+    with pytest.raises(InputError, match=": there is other code than here, or other libraries$"):
+        play.content_elsewhere(None, (cell, "other"))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     command = [sys.executable, "evaluate.py", *TINY, f"output_dir={folder}", "processes=2"]
@@ -234,6 +272,9 @@ def command(run_main: Command) -> Command:
         ("belief=prior", "belief: not an option of an experiment"),
         ("cluster.engines=0", "engines: 0 is not a whole number of at least 1"),
         ("output_dir=", "output_dir: it needs the name of a folder"),
+        ("experiment.ray=127.0.0.1:1", "experiment.ray: no Ray at '127.0.0.1:1'"),
+        ("experiment.ray=[a]", "experiment.ray: ['a'] is not a text"),
+        ("animation=true", "animation: not an option of an experiment"),
     ],
 )
 def test_bad_input_ends_with_one_line(
@@ -248,6 +289,31 @@ def test_bad_input_ends_with_one_line(
     assert not list(tmp_path.iterdir()), "nothing is written"
 
 
+def check_printed(out: str, folder: Path) -> None:
+    """The same means as in the files, in 80 columns, and the report's as well."""
+    lines = [line for line in out.splitlines() if not line.startswith(("- ", "Files: "))]
+    assert max(map(len, lines)) <= 80
+    assert "- Lowest mean: " in out
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for row in table(folder / "summary.csv"):
+        label = row["policy"]
+        (line,) = (one for one in lines if one.split()[:1] in ([label], [f"{label}*"]))
+        assert line.split()[1] == f"{float(row['mean_jct_s']):.1f}"
+        assert f">{float(row['mean_jct_s']):,.1f}<" in page
+
+
+def test_a_report_needs_its_extra(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [one for one in sys.modules if one.split(".")[0] == "plotly"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "llmsched_gym.evaluation.report_figures", raising=False)
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    line = 'evaluate.py: a report needs the extra: pip install "llmsched-gym[report]"\n'
+    assert command("report=true", "output_dir=out") == (2, "", line)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_has_changed_is_played_again(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +323,7 @@ def test_what_has_changed_is_played_again(
         *("experiment.engines=[]", "experiment.epsilon=[]", "experiment.fraction=[]"),
         *("experiment.ablations=null", "experiment.belief_episodes=0", "processes=1"),
     ]
-    monkeypatch.setattr(run, "draw_all", lambda folder: None)  # its own tests are slower
+    monkeypatch.setattr(figures, "draw_all", lambda folder: None)  # its own tests are slower
 
     def written() -> dict[str, int]:
         assert command(*less, "output_dir=out")[::2] == (0, "")
@@ -268,6 +334,9 @@ def test_what_has_changed_is_played_again(
 
     first = written()
     assert len(first) == 4
+    code, out, _ = command(*less, "output_dir=out", "report=true")
+    assert code == 0
+    check_printed(out, tmp_path / "out")
     assert written() == first
     tables = outcome(tmp_path / "out")
     calls: list[int] = []
@@ -323,7 +392,9 @@ def test_belief_does_not_matter_to_policies_that_do_without() -> None:
         for name in sorted(POLICIES):
             policy = make_policy(name)
             if not policy.needs_belief:
-                without, with_it = (play(env, policy, name, 0, 0) for env in (unsure, sure))
+                without, with_it = (
+                    episodes.play(env, policy, name, 0, 0) for env in (unsure, sure)
+                )
                 assert without.jobs["jct_s"].tolist() == with_it.jobs["jct_s"].tolist(), name
 
 
@@ -369,3 +440,23 @@ def test_a_job_alone_by_hand() -> None:
     assert EmptyCluster(bank, wide).alone_s([0, 1, 0]) == pytest.approx([4, 1, 4])
     narrow = load_cluster("constant", engines=2, max_batch=1, regular_executors=1)
     assert EmptyCluster(bank, narrow).alone_s([0, 1]) == pytest.approx([5, 2])
+
+
+def test_without_torch_the_networks_are_left_out(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(path: Path, kind: str) -> None:
+        raise MissingExtra(f"it needs torch to read a {kind}")
+
+    monkeypatch.setattr("llmsched_gym.agents.decima.policy._load", missing)
+    monkeypatch.setattr(figures, "draw_all", lambda folder: None)
+    code, out, err = command(
+        *("experiment.workloads=[planning]", "experiment.episodes=1", "processes=1"),
+        *("experiment.engines=[]", "experiment.epsilon=[]", "experiment.fraction=[]"),
+        *("experiment.ablations=null", "experiment.belief_episodes=0", "output_dir=out"),
+        "experiment.policies=[fcfs,{name:ppo,workloads:[planning]}]",
+    )
+    assert (code, err) == (0, "")
+    assert "ppo is left out: policy ppo: it needs torch to read a ppo" in out
+    played = {row["policy"] for row in table(Path("out/results.csv"))}
+    assert played == {"llmsched", "fcfs", "sjf", "srtf_oracle"}

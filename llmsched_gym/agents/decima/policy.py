@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from llmsched_gym.agents.base import Actions, Observation, Policy, register
 from llmsched_gym.agents.learning.options import MOST_UNITS
 from llmsched_gym.checks import is_whole
+from llmsched_gym.errors import MissingExtra
 
 if TYPE_CHECKING:  # torch takes seconds to import, and nobody else needs it
     from llmsched_gym.agents.decima.network import DecimaNetwork
@@ -37,8 +38,8 @@ class Decima(Policy):
     ------
     CheckpointError
         a ValueError, if there is no such checkpoint or it cannot be used.
-    ValueError
-        if torch is not installed.
+    MissingExtra
+        a ValueError, if torch is not installed.
     """
 
     needs_belief = True
@@ -99,7 +100,7 @@ def _load(path: Path, kind: str) -> DecimaNetwork:
         from llmsched_gym.agents.decima.network import DecimaNetwork
         from llmsched_gym.agents.learning.checkpoint import CheckpointError, check_tensors, load
     except ImportError as error:
-        raise ValueError(
+        raise MissingExtra(
             f"it needs {error.name}: python -m pip install 'llmsched-gym[train]'"
         ) from error
     tensors, meta = load(path, kind)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from llmsched_gym.agents.learning import checkpoint
 from llmsched_gym.agents.learning.episodes import Act
 from llmsched_gym.agents.learning.held_out import COMPARED, HeldOut
-from llmsched_gym.agents.learning.logs import open_log, shown
+from llmsched_gym.agents.learning.logs import Screen, open_log, shown
 from llmsched_gym.agents.learning.run import Training, TrainingError
 from llmsched_gym.checks import is_whole
 from llmsched_gym.errors import one_line
@@ -38,30 +39,49 @@ N = TypeVar("N", bound=nn.Module)
 Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
 
 
-@dataclass
-class Learner(Generic[N]):
-    """What training changes.
+@dataclass(kw_only=True)
+class Counted(ABC):
+    """What training counts, whatever is learnt.
 
     Attributes
     ----------
-    network : what schedules; its ``options`` are what to make such a network with.
-    module : all that is trained, the network in it.
-    optimizer : Adam.
     iteration : the last one that is done, -1 before number 0, which only evaluates.
     decisions : how many episodes have taken.
     seconds : of wall-clock time, over all that was interrupted and resumed.
-    best_jct_s : the least mean JCT on the held-out episodes so far.
+    best_jct_s : the least mean JCT on the held-out episodes so far, of weights that were learnt.
     compared_jct_s : of other policies on these episodes.
     """
 
-    network: N
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
     iteration: int = -1
     decisions: int = 0
     seconds: float = 0.0
     best_jct_s: float = math.inf
     compared_jct_s: dict[str, float] = field(default_factory=dict)
+
+    @abstractmethod
+    def snapshot(self) -> Snapshot:
+        """All that going on takes, as tensors and as what JSON can hold."""
+
+    @abstractmethod
+    def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
+        """The opposite of :meth:`snapshot`; ValueError for what is none of such a learner."""
+
+    @abstractmethod
+    def candidate(self) -> Any:
+        """What is judged on the held-out episodes, and kept where it is the best so far.
+
+        Its ``state_dict()`` is what is kept, and its ``options`` are what to make the like with.
+        """
+
+    def counters(self) -> dict[str, Any]:
+        """What it has counted."""
+        return {name: getattr(self, name) for name in COUNTERS}
+
+    def go_on_at(self, counters: Mapping[str, Any]) -> None:
+        """Go on counting there; ValueError for counters that no learner has counted."""
+        _check_counters(counters)
+        for name in COUNTERS:
+            setattr(self, name, counters[name])
 
     def count(self, decisions: int, begin: float, collected: float) -> Row:
         """Count an iteration that is over; returns how fast it was, for the logs.
@@ -80,6 +100,26 @@ class Learner(Generic[N]):
             "update_s": end - collected,
         }
 
+
+@dataclass
+class Learner(Counted, Generic[N]):
+    """What training changes.
+
+    Attributes
+    ----------
+    network : what schedules; its ``options`` are what to make such a network with.
+    module : all that is trained, the network in it.
+    optimizer : Adam.
+    """
+
+    network: N
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def candidate(self) -> N:
+        """The network, as it is now."""
+        return copy.deepcopy(self.network).to("cpu")
+
     def snapshot(self) -> Snapshot:
         """All that going on takes, as tensors and as what JSON can hold."""
         tensors = {
@@ -88,7 +128,7 @@ class Learner(Generic[N]):
         }
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{k}": v.to("cpu", copy=True) for k, v in state.items()}
-        return tensors, {name: getattr(self, name) for name in COUNTERS}
+        return tensors, self.counters()
 
     def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
         """The opposite of :meth:`snapshot`; ValueError for what is none of such a learner."""
@@ -103,12 +143,10 @@ class Learner(Generic[N]):
                 adam[int(number)][slot] = tensor
         checkpoint.check_tensors(weights, self.module.state_dict())
         _check_adam(adam, list(self.module.parameters()))
-        _check_counters(counters)
+        self.go_on_at(counters)
         self.module.load_state_dict(weights)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": dict(adam), "param_groups": groups})
-        for name in COUNTERS:
-            setattr(self, name, counters[name])
 
 
 def _check_adam(adam: Mapping[int, Mapping[str, Tensor]], weights: Sequence[Tensor]) -> None:
@@ -142,7 +180,7 @@ class Course:
     ----------
     kind : of the learner: the name of the policy that runs its checkpoints.
     training, held_out : the run, and the episodes it is judged by.
-    greedy : how a network of this kind acts when it is judged.
+    greedy : how a candidate of this kind acts when it is judged.
     iterations, evaluate_every : as in the learner's options.
     columns : of the logs, "iteration", "decisions" and "jct_s" among them.
     """
@@ -180,7 +218,7 @@ def last_state(training: Training, kind: str) -> Snapshot | None:
     return tensors, meta
 
 
-def go_on_from(learner: Learner[Any], state: Snapshot | None, training: Training) -> None:
+def go_on_from(learner: Counted, state: Snapshot | None, training: Training) -> None:
     """Bring a learner to the state of the last checkpoint, if there is one.
 
     Raises
@@ -207,8 +245,12 @@ def check_same(path: Path, made: Any, given: Any, name: str = "") -> None:
         check_same(path, made.get(key), given.get(key), f"{name}.{key}".lstrip("."))
 
 
-def learn(learner: Learner[Any], iterate: Callable[[], Row], course: Course) -> dict[str, float]:
+def learn(learner: Counted, iterate: Callable[[], Row], course: Course) -> dict[str, float]:
     """Go on until the last iteration or the end of the time.
+
+    The best of the weights that were learnt are kept. Where the time is over before any of them are
+    evaluated, those that there are are evaluated and kept, unless nothing is learnt yet. What a run
+    goes on from does not know of it, and goes on as if it had not ended.
 
     Parameters
     ----------
@@ -222,23 +264,29 @@ def learn(learner: Learner[Any], iterate: Callable[[], Row], course: Course) -> 
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         log = stack.enter_context(open_log(course.training, learner.iteration))
-        show = stack.enter_context(shown(course.iterations, done))
+        screen = stack.enter_context(shown(course.iterations, done))
 
         def go_on() -> None:
-            row = _next(learner, iterate, course)
+            row = _next(learner, iterate, course, screen)
             log.row(row)
-            show(row)
+            screen.row(row)
 
         _repeat(go_on, learner, course)
+        if math.isinf(learner.best_jct_s):
+            _evaluate(learner, course, screen)
+        label = course.kind if learner.iteration else f"{course.kind}, not trained"
         compared = {name: learner.compared_jct_s[name] for name in COMPARED}
-        result = {course.kind: learner.best_jct_s} | compared
+        result = {label: learner.best_jct_s} | compared
         log.table("held_out", [{"policy": k, "mean_jct_s": v} for k, v in result.items()])
         log.curve(course.kind, compared)
-        log.checkpoint(folder / BEST)
+        if learner.iteration:
+            log.checkpoint(folder / BEST)
+        else:
+            screen.say(f"0 iterations: nothing learnt, no {BEST}; resume=true goes on from {STATE}")
     return result
 
 
-def _repeat(go_on: Callable[[], None], learner: Learner[Any], course: Course) -> None:
+def _repeat(go_on: Callable[[], None], learner: Counted, course: Course) -> None:
     """Go on until the end, with checkpoints every few minutes and, however it ends, at the end."""
     training = course.training
     saved = time.monotonic()
@@ -258,32 +306,40 @@ def _repeat(go_on: Callable[[], None], learner: Learner[Any], course: Course) ->
             _save_state(state, course)
 
 
-def _next(learner: Learner[Any], iterate: Callable[[], Row], course: Course) -> Row:
+def _next(learner: Counted, iterate: Callable[[], Row], course: Course, screen: Screen) -> Row:
     """Do an iteration; the first, number 0, only evaluates what there is."""
     begin = time.monotonic()
     happened: Row = {}
     if learner.iteration >= 0:
-        happened = iterate()
+        with screen.during(f"iteration {learner.iteration + 1} of {course.iterations}"):
+            happened = iterate()
     else:
-        compared = {name: course.held_out.mean_jct_of(name) for name in COMPARED}
-        learner.compared_jct_s = compared
+        episodes = f"{course.held_out.episodes} held-out episodes"
+        for name in COMPARED:
+            with screen.during(f"evaluating {name} on {episodes}"):
+                learner.compared_jct_s[name] = course.held_out.mean_jct_of(name)
         learner.iteration = 0
     if course.training.environment.get("reward", "jct") != "jct":
         happened.pop("mean_jobs", None)  # what is learnt from does not tell it
     number = learner.iteration
     if number % course.evaluate_every == 0 or number == course.iterations:
-        happened["jct_s"] = _evaluate(learner, course)
+        happened["jct_s"] = _evaluate(learner, course, screen)
+        if number == 0:
+            learner.best_jct_s = math.inf  # of random weights, which are nobody's best
     learner.seconds += time.monotonic() - begin
     counted = {"iteration": number, "seconds": learner.seconds, "decisions": learner.decisions}
     return dict.fromkeys(course.columns) | happened | counted
 
 
-def _evaluate(learner: Learner[Any], course: Course) -> float:
-    """The mean JCT on the held-out episodes, seconds; keeps the best weights."""
-    network = copy.deepcopy(learner.network).to("cpu")
-    jct_s = course.held_out.mean_jct_s(course.greedy(network))
+def _evaluate(learner: Counted, course: Course, screen: Screen) -> float:
+    """The mean JCT on the held-out episodes, seconds; keeps the best weights that were learnt."""
+    network = learner.candidate()
+    with screen.during(f"evaluating {course.held_out.episodes} held-out episodes"):
+        jct_s = course.held_out.mean_jct_s(course.greedy(network))
     if jct_s < learner.best_jct_s:
         learner.best_jct_s = jct_s
+        if not learner.iteration:
+            return jct_s
         about = {
             "kind": course.kind,
             "network": network.options,

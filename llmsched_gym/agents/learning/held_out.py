@@ -22,6 +22,7 @@ class HeldOut:
     def __init__(self, environment: dict[str, Any], episodes: int) -> None:
         self._envs = make_environments(environment | {"reward": "jct"}, episodes)
         self._seeds = range(HELD_OUT, HELD_OUT + episodes)
+        self.episodes = episodes
         self.scenario = self._envs.scenario
 
     def mean_jct_s(self, act: Act) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -22,6 +23,7 @@ from rich.progress import (
 
 from llmsched_gym.agents.learning.run import Training, TrainingError
 from llmsched_gym.files import replacing
+from llmsched_gym.notes import during
 
 Row = Mapping[str, Any]
 
@@ -217,28 +219,53 @@ def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None
 # --- on the screen --------------------------------------------------------------------------------
 
 
+class Screen:
+    """What training shows on stderr: a bar on a terminal, lines elsewhere.
+
+    Parameters
+    ----------
+    progress : the bar, without a terminal not shown.
+    task : of it.
+    """
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+        self._jct_s: float | None = None
+        self._bar = progress.console.is_terminal
+
+    def row(self, row: Row) -> None:
+        """Show what an iteration did; without a terminal, if it has a ``jct_s``."""
+        self._jct_s = row["jct_s"] or self._jct_s
+        jct_s = f", held-out JCT {self._jct_s:.1f} s" if self._jct_s else ""
+        text = _in_short(row) + jct_s
+        self._progress.update(self._task, completed=row["iteration"], description=text)
+        if not self._bar and row["jct_s"]:
+            self.say(f"iteration {row['iteration']}: {text}")
+
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+        self._progress.console.print(line, soft_wrap=True)
+
+    @contextmanager
+    def during(self, text: str) -> Iterator[None]:
+        """Show what goes on; without a terminal at once and every 10 s."""
+        if self._bar:
+            self._progress.update(self._task, description=text)
+        with during(lambda: text, wanted=not self._bar):
+            yield
+
+
 @contextmanager
-def shown(iterations: int, done: int) -> Iterator[Callable[[Row], None]]:
-    """Show rows as they come: in a bar on a terminal, elsewhere those that have a ``jct_s``."""
-    console = Console(stderr=True, highlight=False)
+def shown(iterations: int, done: int) -> Iterator[Screen]:
+    """The screen of a training run of which so many iterations are done."""
+    console = Console(stderr=True, highlight=False, markup=False)
     columns = (
         *(TextColumn("iteration"), MofNCompleteColumn(), BarColumn(bar_width=20)),
         TextColumn("{task.description}"),
         *(TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn()),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=iterations, completed=done)
-        jct_s = None
-
-        def show(row: Row) -> None:
-            nonlocal jct_s
-            jct_s = row["jct_s"] or jct_s
-            text = _in_short(row) + (f", held-out JCT {jct_s:.1f} s" if jct_s else "")
-            progress.update(task, completed=row["iteration"], description=text)
-            if not console.is_terminal and row["jct_s"]:
-                console.print(f"iteration {row['iteration']}: {text}", soft_wrap=True)
-
-        yield show
+        yield Screen(progress, progress.add_task("", total=iterations, completed=done))
 
 
 def _in_short(row: Row) -> str:

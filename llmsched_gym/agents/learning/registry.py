@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from llmsched_gym.agents.learning.custom import CUSTOM, CustomOptions
 from llmsched_gym.agents.learning.run import Training, TrainingError
 from llmsched_gym.files import locked
 
@@ -47,6 +48,9 @@ def register_learner(name: str, options: type[Any], module: str) -> None:
 def make_learner(name: str, **options: Any) -> Learn:
     """What trains an agent: a function of a run, which keeps the folder of the run to itself.
 
+    ``make_learner("custom", path="my_module:Mine")`` trains a learner of one's own,
+    :class:`llmsched_gym.agents.learning.custom.CustomLearner`.
+
     The function raises :class:`llmsched_gym.files.FolderInUse`, an OSError, if another run writes
     there.
 
@@ -55,13 +59,19 @@ def make_learner(name: str, **options: Any) -> Learn:
     ValueError
         for an unknown name and bad options.
     """
-    if name not in LEARNERS:
-        raise ValueError(f"agent: unknown {name!r}, choose from {', '.join(sorted(LEARNERS))}")
-    made = LEARNERS[name].options(**options)
+    if name == CUSTOM:
+        module = f"{__package__}.custom_training"
+        made = CustomOptions.of(**options)
+    elif name in LEARNERS:
+        module = LEARNERS[name].module
+        made = LEARNERS[name].options(**options)
+    else:
+        valid = ", ".join(sorted([*LEARNERS, CUSTOM]))
+        raise ValueError(f"agent: unknown {name!r}, choose from {valid}")
 
     def learn(training: Training) -> dict[str, float]:
         try:
-            train = importlib.import_module(LEARNERS[name].module).train
+            train = importlib.import_module(module).train
         except ImportError as error:
             raise TrainingError(
                 f"agent={name}: it needs {error.name}: pip install 'llmsched-gym[train]'"

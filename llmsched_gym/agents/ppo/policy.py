@@ -24,8 +24,8 @@ class PPO(Decima):
     ------
     CheckpointError
         a ValueError, if there is no such checkpoint or it cannot be used.
-    ValueError
-        if torch is not installed.
+    MissingExtra
+        a ValueError, if torch is not installed.
     """
 
     kind = "ppo"
