@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,10 @@ def plain(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower()
 
 
-def declared() -> dict[str, Requirement]:
+def declared(extras: Sequence[str] = TESTED) -> dict[str, Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = list(project["dependencies"])
-    for extra in TESTED:
+    for extra in extras:
         lines += project["optional-dependencies"][extra]
     found = [Requirement(line) for line in lines]
     return {plain(one.name): one for one in found if one.name != project["name"]}
@@ -51,3 +52,10 @@ def test_the_versions_tested_are_allowed(name: str) -> None:
     pins = constraints(name)
     for package, one in declared().items():
         assert one.specifier.contains(Version(pins[package]), prereleases=True), package
+
+
+def test_the_newest_clients_are_tested() -> None:
+    """In ``make test``, and not with the oldest versions of the rest."""
+    pins = constraints("constraints.txt")
+    for package, one in declared(["clients"]).items():
+        assert one.specifier.contains(Version(pins[package])), package

@@ -97,10 +97,9 @@ def test_tianshou_acts_legally(example: Any) -> None:
 
 
 def batch_of(observation: Any) -> Any:
-    from tianshou.data import Batch
-
+    batch = importlib.import_module("tianshou.data").Batch
     one = {name: table[None] for name, table in observation.items()}
-    return Batch(obs=Batch(one), info=None)
+    return batch(obs=batch(one), info=None)
 
 
 @pytest.mark.slow
