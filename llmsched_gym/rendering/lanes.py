@@ -166,8 +166,8 @@ def _draw_bars(
     columns = (x0, x1, above[shown], tasks.job[shown], tasks.llm[shown])
     for begin, end, y, job, llm in zip(*(one.tolist() for one in columns), strict=True):
         colour = job_colour(job)
-        fill = colour if llm else tint(job)
-        edge = colour if gap and not llm else None
+        framed = gap > 0 and not llm  # thin lanes have room for no frame, and tints would be pale
+        fill, edge = (tint(job), colour) if framed else (colour, None)
         canvas.box(begin, y, end - gap, y + rows.lane - gap, fill, edge)
         if size >= 8 and end - begin >= 14 and end - begin > width_of(str(job), size) + 4:
             middle = (begin + end - gap) / 2, y + (rows.lane - gap) / 2

@@ -14,6 +14,7 @@ from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.evaluation.belief_quality import BELIEF_COLUMNS, belief_rows
 from llmsched_gym.experiments import figures
 from llmsched_gym.experiments.figures import Looks, draw_all
+from llmsched_gym.plotting import HIGHEST
 from llmsched_gym.workload.job import LLMTask
 from llmsched_gym.workload.mixes import make_workload
 
@@ -173,11 +174,14 @@ def test_a_missing_or_empty_table_has_no_figure(tables: Path, tmp_path: Path) ->
 
 
 def test_one_episode_at_one_load_can_be_drawn(tmp_path: Path) -> None:
-    write_tables(tmp_path, episodes=1, jobs=6, workloads=2)
+    write_tables(tmp_path, episodes=1, jobs=6, workloads=5)
     results = pd.read_csv(tmp_path / "results.csv")
     results[results["load"] == 1.3].to_csv(tmp_path / "results.csv", index=False)
     drawn = {path.stem for path in draw_all(tmp_path)}
     assert drawn == FIGURES - {"jct_by_load"}  # one load makes no line
+    for path in tmp_path.glob("*.png"):
+        height = int.from_bytes(path.read_bytes()[20:24], "big")  # of its header
+        assert height <= HIGHEST, "no figure is higher than a screen"
 
 
 def test_policies_look_different_and_the_same_in_every_study(tables: Path) -> None:
