@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 
-import gymnasium
 import numpy as np
 
 from llmsched_gym.agents import make_policy
@@ -22,10 +21,9 @@ BUFFER = 100_000
 
 def sizes(env: LLMSchedEnv) -> tuple[int, int]:
     """Bytes of an observation as it is, and numbers of its tables flattened."""
-    spaces: gymnasium.spaces.Dict = env.observation_space
-    boxes = {name: box for name, box in spaces.items() if box.shape is not None}
-    whole = sum(int(np.prod(box.shape)) * np.dtype(box.dtype).itemsize for box in boxes.values())
-    return whole, sum(int(np.prod(boxes[name].shape)) for name in READ)
+    seen, _ = env.reset(seed=0)
+    whole = sum(table.nbytes for table in seen.values())
+    return whole, sum(seen[name].size for name in READ)
 
 
 def played(env: LLMSchedEnv, episodes: int) -> tuple[float, float]:

@@ -236,7 +236,7 @@ def made_of(what: str, policy: type[Made], options: Mapping[str, Any]) -> Made:
     try:
         return policy(**options)
     except MissingExtra as error:
-        raise MissingExtra(f"policy {name}: {error}") from error
+        raise MissingExtra(f"{what}: {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what}: {error}") from error
     except (InputError, PolicyError):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmsched_gym.agents.base import Observation, Scores, job_feature
+from llmsched_gym.agents.base import Observation, Scores, job_feature, stage_feature
 from llmsched_gym.env.features import CLUSTER
 
-COUNTED = ("all", "scarce")
+COUNTED = ("all", "scarce", "own")
 
 
 def check_counted(demand: str) -> str:
@@ -24,11 +24,17 @@ def remaining_demand(observation: Observation, demand: str) -> Scores:
     LLM demand while at most one LLM slot is free, regular demand while at most one regular executor
     is. A job that will wait for nobody's tools but its own takes nothing from the others by having
     long ones. (The one free slot is that of the decision.)
+
+    "own" counts, for each stage, what its job still needs of the kind of executor that the stage
+    asks for: LLM demand for an LLM call, regular demand for a tool. So each kind serves the jobs
+    that will soon ask it for nothing more, whatever they need of the other.
     """
     everything = job_feature(observation, "demand_s")
     if demand == "all":
         return everything
     llm = job_feature(observation, "demand_llm_s")
+    if demand == "own":
+        return np.where(stage_feature(observation, "is_llm") != 0, llm, everything - llm)
     cluster = observation["cluster"]
     llm_scarce = cluster[..., CLUSTER["llm_free"], None] <= 1
     regular_scarce = cluster[..., CLUSTER["regular_free"], None] <= 1

@@ -15,7 +15,8 @@ class SRTF(PriorityPolicy):
 
     Parameters
     ----------
-    demand : "all" (default), or "scarce": only what runs on executors that jobs wait for
+    demand : "all" (default); "scarce": only what runs on executors that jobs wait for; or "own":
+        only what runs on the kind that the stage asks for
         (:func:`llmsched_gym.agents.demand.remaining_demand`).
     """
 

@@ -31,26 +31,30 @@ def results_table(summaries: Sequence[Summary], title: str, gap: bool = True) ->
     interval = "\n[95 %]" if any(one.mean.low is not None for one in summaries) else "\n"
     table = _new_table(title, _caption(summaries, gap))
     table.add_column("policy\n", overflow="fold")
-    for head in (f"mean JCT, s{interval}", "p95,\ns", "p99,\ns", "slow-\ndown"):
+    heads = [f"mean JCT, s{interval}", "p95,\ns", "p99,\ns", "slow-\ndown"]
+    heads += [f"reduction, %{interval}"] if len(summaries) > 1 else []
+    heads += ["gap,\n%"] if gap else []
+    for head in heads:
         table.add_column(plain(head), justify="right", no_wrap=True)
-    if len(summaries) > 1:
-        table.add_column(plain(f"reduction, %{interval}"), justify="right", no_wrap=True)
-    if gap:
-        table.add_column("gap,\n%", justify="right", no_wrap=True)
     digits = _digits(one.mean.value or 0.0 for one in summaries)
     tail = _digits((10 * one.percentiles["p99_jct_s"] for one in summaries), most=digits)
-    for one in summaries:
-        cells: list[str | Text] = [
-            Text(_marked(one)),
+    rows = [
+        [
             shown(one.mean, digits=digits),
             *(f"{one.percentiles[name]:.{tail}f}" for name in ("p95_jct_s", "p99_jct_s")),
             "" if one.slowdown is None else f"{one.slowdown:.{1 if one.slowdown < 100 else 0}f}",
             *([shown(one.reduction, percent=True).replace(" %", "")] if len(summaries) > 1 else []),
             *([_short_gap(one)] if gap else []),
         ]
+        for one in summaries
+    ]
+    columns = zip((head.partition("\n")[0] for head in heads), *rows, strict=True)
+    room = WIDTH - sum(2 + max(map(len, column)) for column in columns)
+    for one, cells in zip(summaries, rows, strict=True):
         style = "bold" if one.policy == evaluated else None
         section = one is summaries[0] or one in summaries[-2:-1]
-        table.add_row(*cells, style=style, end_section=section)
+        name = Text(_broken(_marked(one), room))
+        table.add_row(name, *map(plain, cells), style=style, end_section=section)
     return table
 
 
@@ -127,6 +131,12 @@ def _caption(summaries: Sequence[Summary], gap: bool) -> str:
 
 def _marked(one: Summary) -> str:
     return printable(one.policy) + ("*" if one.clairvoyant else "")
+
+
+def _broken(name: str, room: int) -> str:
+    """In two lines, at a sign that parts words, if there is no room for one."""
+    cut = 1 + max(name.rfind(sign, 0, room) for sign in "_ :")
+    return name if len(name) <= room or not cut else f"{name[:cut]}\n{name[cut:]}"
 
 
 def _heading(one: Summary) -> Text:

@@ -65,9 +65,7 @@ class Options(Settings):
     ablations: Any
     belief_episodes: Number
     belief_num_jobs: Count
-    ray: (
-        Text | None
-    )  # where cells are played: its address, or auto; None: processes of this machine
+    ray: Text | None
 
 
 def plan(

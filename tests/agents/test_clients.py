@@ -6,15 +6,20 @@
 from __future__ import annotations
 
 import importlib
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SIZES = {"workload": "planning", "num_jobs": 6, "load": 2.0, "max_stages": 32}
-CLIENTS = {  # what each imports, and what makes it short
+PAGE = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+SIZES: dict[str, Any] = {"workload": "planning", "num_jobs": 6, "load": 2.0, "max_stages": 32}
+CLIENTS: dict[str, tuple[str, dict[str, Any]]] = {  # what each imports, and what makes it short
     "sb3_by_id": ("sb3_contrib", {"DECISIONS": 600}),
     "sb3_dqn": ("stable_baselines3", {"DECISIONS": 800}),
     "torchrl_ppo": ("torchrl", {"DECISIONS": 200, "BATCH": 100, "MINIBATCH": 50}),
@@ -83,7 +88,7 @@ def test_tianshou_acts_legally(example: Any) -> None:
     env = example.make()
     observation, _ = env.reset(seed=3)
     for _ in range(40):
-        action = int(dqn.policy.compute_action(batched(observation)))
+        action = int(dqn.policy(batch_of(observation)).act[0])
         assert observation["mask"][action]
         observation, _, over, _, _ = env.step(action)
         if over:
@@ -91,10 +96,11 @@ def test_tianshou_acts_legally(example: Any) -> None:
     assert Path("tianshou_dqn.pt").exists()
 
 
-def batched(observation: Any) -> Any:
+def batch_of(observation: Any) -> Any:
     from tianshou.data import Batch
 
-    return Batch(observation)
+    one = {name: table[None] for name, table in observation.items()}
+    return Batch(obs=Batch(one), info=None)
 
 
 @pytest.mark.slow
@@ -129,16 +135,36 @@ def test_minari_keeps_what_happened(example: Any) -> None:
     assert over
 
 
+def test_the_lines_of_the_page() -> None:
+    names: dict[str, Any] = {}
+    for block in BLOCKS:
+        if "torchrl" not in block:
+            exec(block, names)
+    observation, row = names["observation"], names["row"]
+    assert names["flat"].observation_space.contains(observation)
+    assert observation["observation"].dtype == np.float32
+    assert row.dtype == np.float64
+    assert observation["action_mask"].dtype == bool
+
+
+@pytest.mark.slow
+def test_torchrl_takes_the_vector_environment() -> None:
+    pytest.importorskip("torchrl", reason="it needs torchrl: pip install -e '.[clients]'")
+    names: dict[str, Any] = {"gymnasium": gymnasium}
+    exec(next(block for block in BLOCKS if "torchrl" in block), names)
+    rollout = names["rollout"]
+    assert rollout.batch_size == (4, 50)
+    assert rollout["action_mask"].gather(-1, rollout["action"].unsqueeze(-1)).all()
+
+
 def test_each_example_is_tested_and_in_the_table() -> None:
-    page = (ROOT / "docs/clients.md").read_text(encoding="utf-8")
     ours = {"cleanrl_ppo", "sb3_maskable_ppo", "linear_es"}  # test_examples.py
     assert {file.stem for file in (ROOT / "examples").glob("*.py")} == {*CLIENTS, *ours}
     for name in (*CLIENTS, *ours):
-        assert f"examples/{name}.py" in page
+        assert f"examples/{name}.py" in PAGE
 
 
 def test_the_versions_of_the_table_are_those_that_are_installed() -> None:
-    page = (ROOT / "docs/clients.md").read_text(encoding="utf-8")
     pins = dict(
         line.replace("_", "-").split("==")
         for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -147,4 +173,4 @@ def test_the_versions_of_the_table_are_those_that_are_installed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in project["optional-dependencies"]["clients"]:
         package = requirement.partition(">")[0].partition("[")[0]
-        assert f"{package} {pins[package]}" in page
+        assert f"{package} {pins[package]}" in PAGE

@@ -68,8 +68,22 @@ def test_scarce_demand_counts_what_jobs_wait_for(
     assert make_policy(name).act(seen) == 2, "all demand counts unless it is said"
 
 
+@pytest.mark.parametrize("name", ["srtf", "llmsched"])
+def test_own_demand_is_of_the_kind_that_is_asked_for(name: str) -> None:
+    jobs: list[dict[str, Any]] = [
+        {"demand_s": 30, "demand_llm_s": 28},
+        {"demand_s": 40, "demand_llm_s": 5},
+        {"demand_s": 20, "demand_llm_s": 10},
+    ]
+    policy = make_policy(name, demand="own")
+    llm = [{"job": job, "is_llm": 1, "is_regular": 0} for job in range(3)]
+    tool = [{"job": job, "is_llm": 0, "is_regular": 1} for job in range(3)]
+    assert policy.act(observation(jobs, llm)) == 1, "5 s of LLM calls is the least"
+    assert policy.act(observation(jobs, tool)) == 0, "2 s of tools is the least"
+
+
 def test_an_unknown_way_to_count_demand() -> None:
-    with pytest.raises(ValueError, match="demand: unknown 'some', choose from all, scarce"):
+    with pytest.raises(ValueError, match="demand: unknown 'some', choose from all, scarce, own"):
         make_policy("srtf", demand="some")
 
 

@@ -121,7 +121,9 @@ def needs_nothing(command: Command) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command", list(filter(needs_nothing, of("evaluate.py", "llmsched-evaluate"))), ids=ids
+    "command",
+    [one for one in of("evaluate.py", "llmsched-evaluate") if needs_nothing(one)],
+    ids=ids,
 )
 def test_evaluations_are_played(run_main: Callable[..., Any], command: Command) -> None:
     arguments = command.words[command.words.index(program(command)) + 1 :]
