@@ -19,9 +19,8 @@ evaluate: .venv/installed
 test: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/mypy & typed=$$!; $(BIN)/python -m pytest -q -n 2 -m "not slow" && wait $$typed
 
 # With a check of every index in compiled code.
 test-bounds: .venv/tested
