@@ -2,6 +2,14 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# $(call install,FOLDER,CONSTRAINTS,WHAT) with a line every 9 s, for pip says nothing for a minute.
+# Python compiles to bytecode what it imports, when it does; pip would do it with all there is.
+define install
+@echo "installing $(3) into $(1)"; \
+	(while sleep 9 >/dev/null 2>&1; do echo "installing ..."; done) & teller=$$!; \
+	trap "kill $$teller" EXIT; \
+	$(1)/bin/python -m pip install --quiet --no-compile --constraint $(2) --editable "$(3)"
+endef
 
 .PHONY: docs evaluate test test-bounds test-oldest test-search test-slow clean
 
@@ -11,9 +19,8 @@ evaluate: .venv/installed
 test: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/mypy & typed=$$!; $(BIN)/python -m pytest -q -n 2 -m "not slow" && wait $$typed
 
 # With a check of every index in compiled code.
 test-bounds: .venv/tested
@@ -36,21 +43,20 @@ docs: .venv/documented
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[commands]"
+	$(call install,.venv,constraints.txt,.[commands])
 	touch $@
 
 .venv/tested: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(call install,.venv,constraints.txt,.[dev])
 	touch $@
 
 .venv/documented: .venv/tested
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(call install,.venv,constraints.txt,.[docs])
 	touch $@
 
 .venv-oldest/tested: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
-		--editable ".[test]"
+	$(call install,.venv-oldest,constraints-oldest.txt,.[test])
 	touch $@
 
 clean:

@@ -32,6 +32,7 @@ from llmsched_gym.processes import WorkerDied
 
 PATHS = ("path", "checkpoint", "output_dir")  # what names of options that are paths end with
 OF_SERVERS = ("backend", "testbed")  # options that not every command has
+COMPLETION = ("--shell-completion", "-sc")
 FLAGS = ("--help", "-h", "--version", "--multirun", "-m", "--config-dir=PATH", "--cfg job")
 SHOWN = ("job", "hydra", "all")  # configurations that --cfg prints
 
@@ -179,7 +180,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 def _is_flag(argument: str) -> bool:
     flag, _, value = argument.partition("=")
     return (
-        argument in FLAGS
+        argument in (*FLAGS, *COMPLETION)
         or (flag == "--cfg" and value in SHOWN)
         or (flag == "--config-dir" and bool(value))
     )

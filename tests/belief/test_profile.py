@@ -317,6 +317,7 @@ def wide(number: int, names: int, tools: int, rng: np.random.Generator) -> Job:
     return Job("app", f"job-{number}", (stage("plan", kind=Kind.LLM), *rows))
 
 
+@pytest.mark.slow
 def test_thousands_of_rare_names_have_plain_priors() -> None:
     rng = np.random.default_rng(0)
     past = JobBank.from_jobs(wide(number, 5000, 8, rng) for number in range(300))
@@ -336,6 +337,7 @@ def test_thousands_of_rare_names_have_plain_priors() -> None:
     assert beliefs.jobs["skipped"][0] == 0
 
 
+@pytest.mark.slow
 def test_of_many_frequent_names_the_most_frequent_are_linked() -> None:
     rng = np.random.default_rng(0)
     few = [wide(number, 30, 30, rng) for number in range(60)]
@@ -349,6 +351,7 @@ def test_of_many_frequent_names_the_most_frequent_are_linked() -> None:
     assert profile.notes[0].startswith("app: 701 stage names: the 573 rarest have plain priors")
 
 
+@pytest.mark.slow
 def test_edges_that_would_join_too_many_states_are_left_out() -> None:
     rng = np.random.default_rng(0)
     profile = fit_profile(

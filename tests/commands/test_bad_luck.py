@@ -222,13 +222,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("seed", range(3))
-def test_a_kill_at_a_random_moment(tmp_path: Path, whole: bytes, seed: int) -> None:
-    check_after_a_kill(tmp_path, seed, whole)
+def test_a_kill_at_a_random_moment(tmp_path: Path, whole: bytes) -> None:
+    check_after_a_kill(tmp_path, 0, whole)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("seed", range(100, 140))
-def test_kills_at_forty_random_moments(tmp_path: Path, whole: bytes, seed: int) -> None:
+@pytest.mark.parametrize("seed", [1, 2, *range(100, 140)])
+def test_kills_at_many_random_moments(tmp_path: Path, whole: bytes, seed: int) -> None:
     check_after_a_kill(tmp_path, seed, whole)

@@ -97,7 +97,7 @@ def test_train_then_evaluate(command: Command, agent: str) -> None:
     assert agent in json.loads(Path("eval/summary.json").read_text())["policies"]
 
 
-@pytest.mark.parametrize("agent", TINY)
+@pytest.mark.parametrize("agent", ["decima", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_another_reward(command: Command, agent: str) -> None:
     """It is learnt from, but held-out episodes are judged by their JCT as ever."""
     Path("module_of_mine.py").write_text(
@@ -207,6 +207,7 @@ def one_line(code: int, out: str, err: str) -> str:
     [
         ("agent=best", "agent: unknown 'best', choose from custom, decima, ppo"),
         ("workload=best", "workload: unknown 'best', choose from chain_like, "),
+        ("preset=best", "preset: unknown 'best', choose from tiny"),
         ("rollout=best", "rollout: unknown 'best', choose from ray, threads"),
         ("logger=best", "logger: choose from csv, tensorboard, wandb"),
         ("agent.replicas=1", "agent.replicas: 1, but it takes 2"),
@@ -474,6 +475,14 @@ def test_a_little_training_beats_random(command: Command) -> None:
     mean = {name: one["mean_jct"]["value"] for name, one in policies.items()}
     assert mean["decima"] < 0.9 * mean["random"]
     assert mean["decima"] < mean["fcfs"]
+
+
+@pytest.mark.slow
+def test_the_curve_of_the_tiny_preset_falls(run_main: Command) -> None:
+    code, _, err = run_main(train.main, "preset=tiny", "logger=csv", "output_dir=out")
+    assert code == 0, err
+    first, *learnt = (float(jct_s) for _, jct_s in evaluations(Path("out")))
+    assert min(learnt) < 0.95 * first
 
 
 # --- logs -----------------------------------------------------------------------------------------

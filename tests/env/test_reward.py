@@ -80,7 +80,10 @@ def test_slowdown_of_a_truncated_episode_counts_the_time_so_far() -> None:
     assert total == pytest.approx(-(np.maximum(there, 0) / alone_s(env)).sum(), rel=1e-9)
 
 
-@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+OTHER_MODES = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("SameStep", "Disabled")]
+
+
+@pytest.mark.parametrize("mode", ["NextStep", *OTHER_MODES])
 @pytest.mark.parametrize("reward", [*REWARDS, Slo(1.2), own], ids=[*REWARDS, "Slo", "own"])
 def test_each_cluster_is_the_single_environment(mode: str, reward: Any) -> None:
     count, options = 3, {**SMALL, "num_jobs": 3, "reward": reward}

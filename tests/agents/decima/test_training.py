@@ -266,6 +266,7 @@ def test_imitation_makes_what_the_expert_did_likelier(
     assert likelihood() > before + 0.1
 
 
+@pytest.mark.slow
 def test_imitation_with_a_bonus_for_entropy_stays_less_certain(
     tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
