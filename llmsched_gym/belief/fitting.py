@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -487,11 +486,9 @@ def _task_demands(
 
 @contextmanager
 def _pgmpy() -> Iterator[None]:
-    """Import it: a line where it is missing, and no word on progress bars in notebooks."""
+    """Import it: where it is missing a line says what to do."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "IProgress not found")
-            yield
+        yield
     except ImportError as error:
         raise ImportError(
             f"the belief about these jobs must be fitted, which needs {error.name}: "
