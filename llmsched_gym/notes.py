@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-EVERY_S = 10.0  # how long nothing is said, where there is no terminal
+EVERY_S = 8.0  # how long nothing is said where there is no terminal: below 10 s where all is slow
 _told: set[str] = set()
 _doing: list[Callable[[], str]] = []  # the innermost last
 _said = 0.0  # when the last line was, by time.monotonic
