@@ -225,7 +225,7 @@ def test_baselines_are_not_run_twice(command: Command) -> None:
 
 
 def test_baselines_have_options_and_labels(command: Command) -> None:
-    eager = "{name: llmsched, epsilon: 1.0, explore_fraction: 1.0, price: 0.0, label: eager}"
+    eager = "{name: llmsched, epsilon: 1.0, explore_fraction: 1.0, label: eager}"
     again = "{name: custom, path: 'llmsched_gym.agents.srtf:SRTF', label: again}"
     baselines = f"baselines=[srtf, {{name: srtf, label: mine}}, {again}, {eager}]"
     busy = ("workload=web_search", "cluster.engines=1", "num_jobs=40", "output_dir=out")

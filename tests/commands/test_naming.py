@@ -170,7 +170,7 @@ def test_what_a_summary_cannot_hold_is_found_before_the_work(value: Any) -> None
 
 
 def test_an_infinite_option_ends_with_one_line_before_the_work(command: Command) -> None:
-    code, out, err = command("policy=llmsched", "policy.price=inf", "output_dir=out")
+    code, out, err = command("policy=llmsched_priced", "policy.price=inf", "output_dir=out")
     assert (code, out) == (2, "")
     assert err == "evaluate.py: policy.price: inf is not a finite number\n"
     assert os.listdir() == []

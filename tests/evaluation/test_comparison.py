@@ -137,7 +137,7 @@ def test_nothing_is_printed_or_written(
 
 def test_two_processes_find_the_same_as_one(capfd: pytest.CaptureFixture[str]) -> None:
     policies: dict[str, Any] = {
-        "eager": ("llmsched", {"epsilon": 1.0, "price": 0.0}),
+        "eager": ("llmsched", {"epsilon": 1.0}),
         "random": "random",
         "object": make_policy("fcfs"),
     }
@@ -176,7 +176,7 @@ def test_policies_by_name_class_and_object_have_their_labels(
 
 
 def test_options_are_those_of_the_policy() -> None:
-    options: dict[str, Any] = {"epsilon": 1.0, "explore_fraction": 1.0, "price": 0.0}
+    options: dict[str, Any] = {"epsilon": 1.0, "explore_fraction": 1.0}
     made = make_policy("llmsched", **options)
     result = small({"eager": ("llmsched", options), "made": made, "default": "llmsched"})
     assert alike(jobs(result, "eager"), jobs(result, "made"))
