@@ -100,17 +100,20 @@ def _place(number: int) -> str:
 
 def _of_places(comparisons: Sequence[Comparison]) -> str:
     """The mean of each policy in each place, which leads to the place."""
-    looks = _looks(comparisons[0])
     means = [{one.policy: one.mean.value or 0.0 for one in each.summaries} for each in comparisons]
-    rows = [[_named(label, looks)] for label in means[0]]
+    labels = list(dict.fromkeys(label for each in means for label in each))
+    clairvoyant = {label for one in comparisons for label in one.clairvoyant}
+    looks = Looks(labels, sorted(clairvoyant))
+    rows = [[_named(label, looks)] for label in labels]
     best: set[tuple[int, int]] = set()
     for column, each in enumerate(means, start=1):
         digits = _digits(each.values())
-        for row, value in zip(rows, each.values(), strict=True):
-            row.append(_Cell(f"{value:,.{digits}f}", value))
-        seeing = [row for row, label in enumerate(each) if label not in comparisons[0].clairvoyant]
-        values = list(each.values())
-        best |= {(seeing[at], column) for at in _lowest([values[row] for row in seeing], digits)}
+        for row, label in zip(rows, labels, strict=True):
+            value = each.get(label)  # some play in some places only
+            row.append(_Cell("" if value is None else f"{value:,.{digits}f}", value))
+        seeing = [label for label in each if label not in clairvoyant]
+        lowest = _lowest([each[label] for label in seeing], digits)
+        best |= {(labels.index(seeing[at]), column) for at in lowest}
     names = [shown(one.setting.title) for one in comparisons]
     links = [f'<a href="#{_place(number)}">{name}</a>' for number, name in enumerate(names)]
     about = "Mean JCT in seconds. Bold: the lowest of those that do not know what is hidden."
