@@ -398,11 +398,11 @@ def test_a_browser_shows_several_places(tmp_path: Path, labels: tuple[str, ...])
 
 
 def test_a_policy_may_play_in_some_places_only(tmp_path: Path) -> None:
-    places = [comparison(labels) for labels in (("mine", "fcfs"), ("mine", "fcfs", "sjf"))]
+    places = [comparison(labels) for labels in (("mine", "seer"), ("mine", "sjf", "seer"))]
     path = report_places("Two\nplaces", places, tmp_path / "report.html", [])
     rows = Page(path).tables["places-table"][1:]
     assert [(row[0][1:], bool(row[1]), bool(row[2])) for row in rows] == [
         ("mine", True, True),
-        ("fcfs", True, True),
+        ("seer (clairvoyant)", True, True),
         ("sjf", False, True),
     ]
