@@ -186,6 +186,7 @@ def turn(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "damage"),
     [("nbi", lambda _: b"\x80garbage" * 20), ("nbi", cut), ("nbc", turn), ("nbc", lambda _: b"")],
@@ -205,6 +206,7 @@ def test_damaged_files_are_replaced(
     assert ask(package) == (True, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limits")
 def test_a_full_disk_costs_only_time(package: Path) -> None:
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
@@ -218,6 +220,7 @@ def test_a_full_disk_costs_only_time(package: Path) -> None:
     assert ask(package, full) == (True, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="folders have other rights")
 def test_nothing_is_kept_where_others_can_write(package: Path, tmp_path: Path) -> None:
     cache = package / "__pycache__"

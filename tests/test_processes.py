@@ -84,7 +84,7 @@ def test_what_cannot_be_sent_is_an_error() -> None:
         map_processes(square, lambda: None, [1, 2], 2, nothing)
 
 
-KILLED_AT = (0.0, 0.02, 0.1, 0.3)
+KILLED_AT = (0.0, 0.1, *(pytest.param(at, marks=pytest.mark.slow) for at in (0.02, 0.3)))
 
 
 @pytest.mark.parametrize("delay_s", KILLED_AT)

@@ -100,6 +100,7 @@ def test_what_is_no_action_ends_with_one_line(command: Command, action: str) -> 
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "code", "line"),
     [
@@ -221,6 +222,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / "out/jobs.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_kill_at_a_random_moment(tmp_path: Path, whole: bytes) -> None:
     check_after_a_kill(tmp_path, 0, whole)

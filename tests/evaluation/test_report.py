@@ -207,6 +207,7 @@ def test_the_gantt_chart_has_every_task_in_its_lane() -> None:
     np.testing.assert_allclose(expected.y, history.expected_s, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_large_cluster_is_drawn_as_far_as_there_is_room() -> None:
     tasks, engines = 2 * MOST_BARS, 300
     number = np.arange(tasks)

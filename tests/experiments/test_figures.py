@@ -173,6 +173,7 @@ def test_a_missing_or_empty_table_has_no_figure(tables: Path, tmp_path: Path) ->
     assert draw_all(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_one_episode_at_one_load_can_be_drawn(tmp_path: Path) -> None:
     write_tables(tmp_path, episodes=1, jobs=6, workloads=5)
     results = pd.read_csv(tmp_path / "results.csv")

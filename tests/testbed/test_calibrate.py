@@ -59,6 +59,7 @@ def calibrated(true: LatencyProfile, slots: int, longest: int) -> Calibration:
     return found[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("true", [EXCLUSIVE, replace(MIXED, token_budget=32)])
 def test_an_engine_is_found_by_its_server(true: LatencyProfile) -> None:
     found = calibrated(true, 2, 64)
@@ -118,6 +119,7 @@ def run(
     return lambda *arguments: (main(arguments), *capsys.readouterr())
 
 
+@pytest.mark.slow
 def test_the_command(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     with fake_server(replace(MIXED, token_budget=500), 2) as url:
         asked = ["--url", url, "--slots", "2", "--longest", "64", "--quick", "--name", "mine"]

@@ -51,7 +51,11 @@ def test_where_nothing_takes_time_but_the_engines_it_is_the_simulator(
             np.testing.assert_allclose(jct_s, simulated.job_table()["jct_s"], rtol=1e-9)
 
 
-@pytest.mark.parametrize("profile", [EXCLUSIVE, MIXED], ids=lambda profile: profile.name)
+@pytest.mark.parametrize(
+    "profile",
+    [EXCLUSIVE, pytest.param(MIXED, marks=pytest.mark.slow)],
+    ids=lambda profile: profile.name,
+)
 def test_it_agrees_with_the_simulator_in_real_time(profile: LatencyProfile) -> None:
     options: dict[str, Any] = {"num_jobs": 20, "workload": workload(jobs=40), "belief": "prior"}
     options["arrival_rate"] = 12.0
