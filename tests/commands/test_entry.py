@@ -138,6 +138,7 @@ def run_in_process(
     )
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_ends_it_quietly(tmp_path: Path) -> None:
     for flags in ("--help", "--cfg job", "--help | head -1"):
         done = run_in_process(f"python {ROOT}/evaluate.py {flags} | true", tmp_path)

@@ -111,6 +111,7 @@ def test_files_agree_with_each_other(command: Command, urls: tuple[str, ...]) ->
         ], "the same jobs for all"
 
 
+@pytest.mark.slow
 def test_every_task_is_in_the_table_once_and_in_the_log(command: Command) -> None:
     command("output_dir=out", "episodes=1")
     tasks = rows("out/tasks.csv")
@@ -136,6 +137,7 @@ def test_every_task_is_in_the_table_once_and_in_the_log(command: Command) -> Non
         )
 
 
+@pytest.mark.slow
 def test_the_clairvoyant_reference_and_llmsched_play_too(command: Command) -> None:
     mine = "baselines=[{name: llmsched, epsilon: 0.5, label: mine}]"
     code, out, _ = command("policy=llmsched", mine, "episodes=1", "output_dir=out")
@@ -238,6 +240,7 @@ def test_what_is_measured_before_an_interrupt_is_kept(
     assert Path("out/jobs.csv").read_bytes() != results, "times of the real world differ"
 
 
+@pytest.mark.slow
 def test_kept_episodes_are_not_taken_for_those_of_other_settings(command: Command) -> None:
     assert command("output_dir=out", "episodes=1", "baselines=[]")[0] == 0
     before = {path: path.read_bytes() for path in Path("out").rglob("*.*")}
@@ -252,6 +255,7 @@ def test_kept_episodes_are_not_taken_for_those_of_other_settings(command: Comman
     assert {path: path.read_bytes() for path in Path("out").rglob("*.*")} == before
 
 
+@pytest.mark.slow
 def test_a_server_that_is_lost_leaves_what_was_played(run_main: Command) -> None:
     lost = Fault("500", first=40, count=10**6)
     write_cluster(Cluster("fake", PROFILE), "fake.yaml")

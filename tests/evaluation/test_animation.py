@@ -44,6 +44,7 @@ def test_it_shows_both_policies_for_fifteen_seconds(tmp_path: Path) -> None:
     assert drawn[-1] > 10_000
 
 
+@pytest.mark.slow
 def test_every_frame_of_the_file_is_what_was_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

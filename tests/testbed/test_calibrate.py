@@ -76,6 +76,7 @@ def test_traits_and_times_of_many_engines(budget: int | None, slots: int) -> Non
     calibrated(true, slots, 256)
 
 
+@pytest.mark.slow
 def test_a_server_with_fewer_slots() -> None:
     with (
         fake_server(MIXED, 1) as url,

@@ -201,6 +201,7 @@ def test_what_happens_while_an_agent_thinks_keeps_its_time_and_order() -> None:
         assert (took >= 30e9).all()  # ticks: it began after the thinking
 
 
+@pytest.mark.slow
 def test_a_time_limit_truncates_and_cancels() -> None:
     with (
         near(EXCLUSIVE, SLOTS) as server,
