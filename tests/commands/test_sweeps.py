@@ -85,7 +85,7 @@ def test_joblib_runs_a_sweep_on_this_machine(tmp_path: Path, one_by_one: dict[st
 def address() -> Iterator[str]:
     """A Ray cluster of one machine."""
     ray = pytest.importorskip("ray")
-    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield context.address_info["gcs_address"]
     ray.shutdown()
 
