@@ -36,7 +36,7 @@ def note(subject: str, line: str) -> None:
 
 @contextmanager
 def telling(what: Callable[[], str], wanted: bool = True, at_once: bool = True) -> Iterator[None]:
-    """Tell every 10 s what goes on, and at once, unless it is not wanted.
+    """Tell every ``EVERY_S`` what goes on, and at once, unless it is not wanted.
 
     What goes on within something else is told in its place.
     """
@@ -65,7 +65,7 @@ def telling(what: Callable[[], str], wanted: bool = True, at_once: bool = True) 
 
 
 def during(text: Callable[[], str], wanted: bool = True) -> AbstractContextManager[None]:
-    """Tell what goes on at once, and every 10 s with how long it has gone on."""
+    """Tell what goes on at once, and every ``EVERY_S`` with how long it has gone on."""
     begin = time.monotonic()
 
     def what() -> str:
@@ -77,7 +77,7 @@ def during(text: Callable[[], str], wanted: bool = True) -> AbstractContextManag
 
 @contextmanager
 def counted(total: int, what: str, wanted: bool = True) -> Iterator[Callable[[], None]]:
-    """Tell every 10 s how many of so many are done: "12 of 50 episodes", unless it is not wanted.
+    """Tell every ``EVERY_S`` how many are done, "12 of 50 episodes", unless it is not wanted.
 
     What it gives counts one.
     """

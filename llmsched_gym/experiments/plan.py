@@ -96,8 +96,7 @@ def plan(
     changed = _ablations(options, belief)
     studies = _studies(options, changed, belief)
     workloads, notes = _workloads(options.workloads, workload, belief)
-    missing: list[str] = []
-    variants = {name: _compared(options, changed, belief, name, missing) for name in workloads}
+    variants, missing = _compared(options, changed, belief, list(workloads))
     if not all(workload.has_rate for workload in workloads.values()):
         raise ValueError("workload.arrivals: an experiment compares loads, and these have none")
     digests = {name: _digest(workload) for name, workload in workloads.items()}
@@ -152,24 +151,23 @@ def _quality_cells(options: Options, bench: Bench, variant: Variant) -> tuple[Ce
 
 
 def _compared(
-    options: Options,
-    changed: dict[str, Variant],
-    belief: BeliefSettings,
-    workload: str,
-    missing: list[str],
-) -> dict[str, Variant]:
-    """The policies of the main study in a workload by label: names, and names with options.
+    options: Options, changed: dict[str, Variant], belief: BeliefSettings, workloads: list[str]
+) -> tuple[dict[str, dict[str, Variant]], list[str]]:
+    """The policies of the main study by workload and label: names, and names with options.
 
-    To ``missing`` comes a line on each that needs a package which is not installed.
+    And a line on each that needs a package which is not installed.
     """
-    variants = {EVALUATED: _variant(EVALUATED, belief)}
+    evaluated, missing = _variant(EVALUATED, belief), list[str]()
+    compared = {workload: {EVALUATED: evaluated} for workload in workloads}
     for one in options.policies:
         given = dict(one) if isinstance(one, dict) else {}
-        if workload not in _names(given.pop("workloads", [workload])):
+        named = _names(given.pop("workloads", workloads))
+        here = [variants for workload, variants in compared.items() if workload in named]
+        if not here:
             continue
         name = str(given.pop("name", one))
         label = str(given.pop("label", name))
-        if label in variants and given:
+        if given and any(label in variants for variants in here):
             raise ValueError(
                 f"experiment.policies: {label!r} is there twice, give each a label of its own"
             )
@@ -180,11 +178,14 @@ def _compared(
                 variant = _labelled(name, changed, belief)
         except MissingExtra as error:
             missing.append(f"{label} is left out: {error}")
-        else:
+            continue
+        for variants in here:
             variants[label] = variant
     for name in (SJF, REFERENCE):
-        variants.setdefault(name, _variant(name, belief))
-    return variants
+        variant = _variant(name, belief)
+        for variants in compared.values():
+            variants.setdefault(name, variant)
+    return compared, missing
 
 
 def _names(value: Any) -> list[Any]:
@@ -255,13 +256,9 @@ def _variant(name: str, settings: BeliefSettings, changes: dict[str, Any] | None
 
 def _files(values: Iterable[Any]) -> str:
     """A digest of the files that options name; of none it is empty."""
-    found = [path for path in map(Path, filter(_is_text, values)) if path.is_file()]
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in found]
+    paths = [Path(value) for value in values if isinstance(value, str)]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
     return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _blocks(place: Place, variant: Variant, num_jobs: int, episodes: int) -> tuple[Cell, ...]:
