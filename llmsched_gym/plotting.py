@@ -64,6 +64,7 @@ OWN_COLOURS = {
     "critical_path": "#E4B4B4",
     "topological_uncertainty": "#600C60",
     "llmsched_priced": "#8A2BE2",
+    "resource_srtf": "#9C4884",
 }
 FREE_COLOURS = ("#54603C", "#FC306C")  # for policies of the user's own, before others
 

@@ -1,13 +1,12 @@
-"""What of a job's expected remaining demand counts when jobs are ordered by it."""
+"""What of a job counts when jobs are ordered by what they still need."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from llmsched_gym.agents.base import Observation, Scores, job_feature, stage_feature
-from llmsched_gym.env.features import CLUSTER
 
-COUNTED = ("all", "scarce", "own")
+COUNTED = ("all", "llm", "own")
 
 
 def check_counted(demand: str) -> str:
@@ -18,24 +17,27 @@ def check_counted(demand: str) -> str:
 
 
 def remaining_demand(observation: Observation, demand: str) -> Scores:
-    """For each stage the seconds that its job still needs, E[rem]: float32 [..., stage rows].
+    """For each stage the seconds that its job still needs: float32 [..., stage rows].
 
-    "all" counts LLM calls and tools. "scarce" counts what runs on executors that jobs wait for:
-    LLM demand while at most one LLM slot is free, regular demand while at most one regular executor
-    is. A job that will wait for nobody's tools but its own takes nothing from the others by having
-    long ones. (The one free slot is that of the decision.)
-
-    "own" counts, for each stage, what its job still needs of the kind of executor that the stage
-    asks for: LLM demand for an LLM call, regular demand for a tool. So each kind serves the jobs
-    that will soon ask it for nothing more, whatever they need of the other.
+    "all" is E[rem], the expected demand of LLM calls and tools together, at the current batch
+    sizes. "llm" is the expected engine work alone, the time that the job takes from the others on
+    engines. "own" is, for each stage, the expected work on what the stage asks for: engine work for
+    an LLM call, executor time for a tool. So each kind of executor serves the jobs that will soon
+    ask it for nothing more, whatever they need of the other.
     """
-    everything = job_feature(observation, "demand_s")
+    return _of_jobs(observation, demand, "", "demand_s")
+
+
+def demand_at_arrival(observation: Observation, demand: str) -> Scores:
+    """The same, of the whole job, as it was expected when it arrived."""
+    return _of_jobs(observation, demand, "prior_", "prior_demand_s")
+
+
+def _of_jobs(observation: Observation, demand: str, when: str, everything: str) -> Scores:
     if demand == "all":
-        return everything
-    llm = job_feature(observation, "demand_llm_s")
-    if demand == "own":
-        return np.where(stage_feature(observation, "is_llm") != 0, llm, everything - llm)
-    cluster = observation["cluster"]
-    llm_scarce = cluster[..., CLUSTER["llm_free"], None] <= 1
-    regular_scarce = cluster[..., CLUSTER["regular_free"], None] <= 1
-    return np.where(llm_scarce, llm, 0) + np.where(regular_scarce, everything - llm, 0)
+        return job_feature(observation, everything)
+    llm = job_feature(observation, f"{when}work_llm_s")
+    if demand == "llm":
+        return llm
+    regular = job_feature(observation, f"{when}work_regular_s")
+    return np.where(stage_feature(observation, "is_llm") != 0, llm, regular)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from llmsched_gym.agents.base import Observation, PriorityPolicy, Scores, job_feature, register
+from llmsched_gym.agents.demand import check_counted, remaining_demand
 
 
 @register("gittins")
@@ -14,10 +17,24 @@ class Gittins(PriorityPolicy):
     demand is known by its distribution alone, this order has the least mean time in system
     (Gittins 1979); with a known demand it is SRTF. Here X is what the environment's ``belief``
     says, so that completed stages and whatever they revealed count.
+
+    Parameters
+    ----------
+    demand : "all" (default): the index of all remaining demand; "llm" or "own": as much of the
+        index as that part is of the expected demand
+        (:func:`llmsched_gym.agents.demand.remaining_demand`), as if all parts were alike uncertain.
     """
 
     needs_belief = True
 
+    def __init__(self, demand: str = "all") -> None:
+        self.demand = check_counted(demand)
+
     def priority(self, observation: Observation) -> Scores:
         """Minus the index of the job, seconds."""
-        return -job_feature(observation, "gittins_s")
+        index = job_feature(observation, "gittins_s")
+        if self.demand == "all":
+            return -index
+        whole = job_feature(observation, "demand_s")
+        part = remaining_demand(observation, self.demand)
+        return -part * np.divide(index, whole, out=np.ones_like(index), where=whole > 0)

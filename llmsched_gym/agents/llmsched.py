@@ -110,9 +110,9 @@ class LLMSched(PriorityPolicy):
     explore_fraction : the share r of a stage's tasks, at least one task, that exploration may
         start. A few tasks tell how long the others take; the rest are left to exploitation. Again
         our default.
-    demand : what of E[rem] counts when exploiting: "all" (default, as published); "scarce": only
-        what runs on executors that jobs wait for; or "own": only what runs on the kind that the
-        stage asks for (:func:`llmsched_gym.agents.demand.remaining_demand`).
+    demand : what counts when exploiting: "all" (default, as published), E[rem]; "llm": engine work
+        alone; or "own": the work on what the stage asks for
+        (:func:`llmsched_gym.agents.demand.remaining_demand`).
 
     Notes
     -----

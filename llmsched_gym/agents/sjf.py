@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llmsched_gym.agents.base import Observation, PriorityPolicy, Scores, job_feature, register
+from llmsched_gym.agents.base import Observation, PriorityPolicy, Scores, register
+from llmsched_gym.agents.demand import check_counted, demand_at_arrival
 
 
 @register("sjf")
@@ -11,10 +12,18 @@ class SJF(PriorityPolicy):
 
     The estimate is the mean of the application's past jobs, so that jobs of one application are
     served in the order of arrival.
+
+    Parameters
+    ----------
+    demand : what counts, "all" (default), "llm" or "own"
+        (:func:`llmsched_gym.agents.demand.demand_at_arrival`).
     """
 
     needs_belief = True
 
+    def __init__(self, demand: str = "all") -> None:
+        self.demand = check_counted(demand)
+
     def priority(self, observation: Observation) -> Scores:
         """Minus the prior expected demand of the job, seconds."""
-        return -job_feature(observation, "prior_demand_s")
+        return -demand_at_arrival(observation, self.demand)

@@ -15,8 +15,8 @@ class SRTF(PriorityPolicy):
 
     Parameters
     ----------
-    demand : "all" (default); "scarce": only what runs on executors that jobs wait for; or "own":
-        only what runs on the kind that the stage asks for
+    demand : what counts: "all" (default); "llm": engine work alone; or "own": the work on what the
+        stage asks for, which is ``policy=resource_srtf``
         (:func:`llmsched_gym.agents.demand.remaining_demand`).
     """
 

@@ -28,8 +28,8 @@ from llmsched_gym.belief.profile import (
     Network,
     TaskDemand,
 )
+from llmsched_gym.belief.work import task_seconds
 from llmsched_gym.cluster.latency import LatencyProfile
-from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.errors import one_line
 from llmsched_gym.notes import note
 from llmsched_gym.workload import template as template_module
@@ -105,15 +105,6 @@ def _linked(tasks: IntArray, settings: BeliefSettings) -> tuple[NDArray[np.bool_
     linked &= seen >= SEEN_JOBS
     rare = stages - np.count_nonzero(linked)
     return linked, f"{stages} stage names: the {rare} rarest have plain priors without edges"
-
-
-def task_seconds(bank: JobBank, latency: LatencyProfile) -> FloatArray:
-    """float64 [T]: service demand of every task of a bank, seconds at batch size 1."""
-    llm = bank.output_tokens > 0
-    seconds = bank.duration_s.copy()
-    ticks = latency.demand_ticks(bank.prompt_tokens[llm], bank.output_tokens[llm])
-    seconds[llm] = ticks / TICKS_PER_SECOND
-    return seconds
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Times are in seconds at batch size 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llmsched_gym.belief.evidence import read_stages, set_evidence
 from llmsched_gym.belief.gittins import fill_transforms, gittins_index
@@ -38,19 +38,28 @@ from llmsched_gym.belief.posteriors import (
 )
 from llmsched_gym.belief.profile import BeliefProfile
 from llmsched_gym.belief.uncertainty import uncertainty_reduction
+from llmsched_gym.belief.work import WorkRates
 from llmsched_gym.cluster.state import EVIDENCE, STARTED, ClusterState
 from llmsched_gym.cluster.ticks import TICKS_PER_SECOND
 from llmsched_gym.compiled import kernel
 from llmsched_gym.workload.template import TemplateTable
 
 
-def compile_profile(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
+def compile_profile(
+    profile: BeliefProfile,
+    applications: Sequence[str],
+    rates: Mapping[str, WorkRates] | None = None,
+) -> Networks:
     """Flat tables of the networks of the given applications, in that order.
 
     Stages are numbered like those of ``template_table(applications, profile.templates)``. An
     application without past jobs has none; its jobs are judged by the tasks of all applications.
+
+    ``rates`` say how much work there is in a second of demand
+    (:func:`~llmsched_gym.belief.work.work_rates`); without them, as with one sequence an engine,
+    work is demand.
     """
-    networks = flatten(profile, applications)
+    networks = flatten(profile, applications, rates)
     scratch = new_scratch(networks)
     for application, name in enumerate(applications):
         if name in profile.networks:
@@ -59,8 +68,9 @@ def compile_profile(profile: BeliefProfile, applications: Sequence[str]) -> Netw
             fill_transforms(net, scratch)
             for kind in (0, 1):
                 mine = net.stages["kind"] == kind
-                demand = net.prior["demand_s"][mine, 0].sum()
-                networks.tasks[application, kind]["job_s"] = demand
+                prior, tasks = net.prior[mine, 0], networks.tasks[application, kind]
+                tasks["job_s"] = prior["demand_s"].sum()
+                tasks["job_work_s"] = prior["work_s"].sum()
     return networks
 
 
@@ -112,6 +122,7 @@ def _update_job(
     row["skipped"] = read_stages(state, templates, net, scratch, job)
     row["prior_llm_s"] = networks.tasks[application, 0]["job_s"]
     row["prior_regular_s"] = networks.tasks[application, 1]["job_s"]
+    row["prior_work_llm_s"] = networks.tasks[application, 0]["job_work_s"]
     if mode == BAYES:
         row["clamped"] = set_evidence(state, net, scratch)
         trace(net, scratch)
@@ -160,6 +171,7 @@ def _recall_prior(net: Networks, scratch: Scratch, out: Table) -> None:
         if status <= PRESENT:
             prior = net.prior[c, status]
             out[c]["presence"], out[c]["demand_s"] = prior["presence"], prior["demand_s"]
+            out[c]["work_s"] = prior["work_s"]
             out[c]["entropy_bits"] = prior["entropy_bits"]
             out[c]["low_s"], out[c]["high_s"] = prior["low_s"], prior["high_s"]
         else:
@@ -171,7 +183,7 @@ def _recall_prior(net: Networks, scratch: Scratch, out: Table) -> None:
 def _settle(out: Table, status: int) -> None:
     """Of a stage that is complete, absent or unknown to the network nothing remains."""
     out["presence"] = 0.0 if status == ABSENT else 1.0
-    out["demand_s"] = out["entropy_bits"] = out["low_s"] = out["high_s"] = 0.0
+    out["demand_s"] = out["work_s"] = out["entropy_bits"] = out["low_s"] = out["high_s"] = 0.0
 
 
 @kernel
@@ -202,6 +214,7 @@ def _reduce_ready(
 @kernel
 def _sum_stages(net: Networks, scratch: Scratch, stages: Table, row: Table) -> None:
     """Means and intervals of what remains of a job, without variances."""
+    row["work_llm_s"] = 0.0
     row["llm_s"] = row["low_llm_s"] = row["high_llm_s"] = 0.0
     row["regular_s"] = row["low_regular_s"] = row["high_regular_s"] = 0.0
     row["variance_llm"] = row["covariance"] = row["variance_regular"] = 0.0
@@ -212,6 +225,8 @@ def _sum_stages(net: Networks, scratch: Scratch, stages: Table, row: Table) -> N
             mean = left * stages[c]["demand_s"]
             low, high = left * stages[c]["low_s"], left * stages[c]["high_s"]
             _add_demand(row, of_network[c]["kind"], mean, low, high, 0.0)
+            if of_network[c]["kind"] == 0:
+                row["work_llm_s"] += left * stages[c]["work_s"]
 
 
 @kernel
@@ -287,6 +302,8 @@ def _add_skipped(
         task = tasks[kind]
         mean, low, high = left * task["mean_s"], left * task["low_s"], left * task["high_s"]
         _add_demand(row, kind, mean, low, high, left * task["variance"])
+        if kind == 0:
+            row["work_llm_s"] += mean * task["work"]
 
 
 @kernel
@@ -300,20 +317,25 @@ def _reveal_truth(
         _settle(out[c], ABSENT)
         out[c]["reduction"] = 0.0
     row["prior_llm_s"] = row["prior_regular_s"] = row["llm_s"] = row["regular_s"] = 0.0
+    row["prior_work_llm_s"] = row["work_llm_s"] = 0.0
     row["variance_llm"] = row["covariance"] = row["variance_regular"] = 0.0
     row["skipped"] = row["clamped"] = 0
     first = state.jobs[job]["first_stage"]
     for s in range(first, first + state.jobs[job]["num_stages"]):
         stage = state.stages[s]
-        left = 0.0
+        left = work = work_left = 0.0
         for t in range(stage["first_task"], stage["first_task"] + stage["num_tasks"]):
-            end = state.tasks[t]["end"]
+            end, of_task = state.tasks[t]["end"], state.tasks[t]["work"] / TICKS_PER_SECOND
+            work += of_task
             if end < 0 or end > state.clock[0]["now"]:
                 left += state.tasks[t]["demand"] / TICKS_PER_SECOND
+                work_left += of_task
         whole = stage["demand"] / TICKS_PER_SECOND
         if stage["kind"] == 0:
             row["prior_llm_s"] += whole
             row["llm_s"] += left
+            row["prior_work_llm_s"] += work
+            row["work_llm_s"] += work_left
         else:
             row["prior_regular_s"] += whole
             row["regular_s"] += left
@@ -322,6 +344,7 @@ def _reveal_truth(
             out[c]["presence"] = 1.0
             if left > 0.0:
                 out[c]["demand_s"] = out[c]["low_s"] = out[c]["high_s"] = whole
+                out[c]["work_s"] = work
     row["low_llm_s"] = row["high_llm_s"] = row["llm_s"]
     row["low_regular_s"] = row["high_regular_s"] = row["regular_s"]
     row["gittins_s"] = row["llm_s"] + row["regular_s"]

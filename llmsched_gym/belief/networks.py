@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from llmsched_gym.belief.profile import BeliefProfile, Bins, Network
+from llmsched_gym.belief.work import WorkRates
 from llmsched_gym.workload.template import Template
 
 IntArray = NDArray[np.int64]
@@ -33,6 +34,7 @@ BELIEF_STAGE = np.dtype(
     [
         ("presence", np.float64),  # probability that the stage exists
         ("demand_s", np.float64),  # mean of its whole demand; absent counts 0, complete is 0
+        ("work_s", np.float64),  # mean of its whole work on what it runs on, likewise
         ("entropy_bits", np.float64),  # of its demand variable, "absent" included
         ("low_s", np.float64),  # quantiles of its whole demand
         ("high_s", np.float64),
@@ -45,7 +47,9 @@ BELIEF_JOB = np.dtype(
         ("prior_llm_s", np.float64),  # mean demand of a whole job, before any evidence
         ("prior_regular_s", np.float64),
         ("llm_s", np.float64),  # E[rem], what remains
-        ("regular_s", np.float64),
+        ("regular_s", np.float64),  # the work of regular executors, too
+        ("work_llm_s", np.float64),  # engine work of what remains
+        ("prior_work_llm_s", np.float64),  # of a whole job, before any evidence
         ("variance_llm", np.float64),  # of what remains, s^2
         ("covariance", np.float64),  # of its LLM part with its regular part, s^2
         ("variance_regular", np.float64),
@@ -86,6 +90,8 @@ TASKS = np.dtype(
         ("low_s", np.float64),
         ("high_s", np.float64),
         ("job_s", np.float64),  # of all tasks of a job, before any evidence
+        ("work", np.float64),  # work per second of demand
+        ("job_work_s", np.float64),  # work of all tasks of a job, before any evidence
     ]
 )
 
@@ -111,6 +117,7 @@ BIN = np.dtype(
         ("most_s", np.float64),
         ("variance", np.float64),  # once the number of tasks is known
         ("tasks", np.float64),  # mean number of tasks
+        ("work", np.float64),  # work per second of the demand
         ("least_tasks", np.float64),  # of the fan-out
         ("most_tasks", np.float64),
     ]
@@ -260,10 +267,15 @@ class Beliefs(NamedTuple):
     scratch: Scratch
 
 
-def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
+def flatten(
+    profile: BeliefProfile,
+    applications: Sequence[str],
+    rates: Mapping[str, WorkRates] | None = None,
+) -> Networks:
     """Flat tables of the networks of the given applications, in that order.
 
-    What inference computes without evidence (priors, marginals, transforms) is still zero.
+    Without ``rates`` work is demand at batch size 1. What inference computes without evidence
+    (priors, marginals, transforms) is still zero.
 
     Raises
     ------
@@ -288,6 +300,7 @@ def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
         return np.ascontiguousarray(np.concatenate([part[field] for part in parts] or [empty]))
 
     bins = _bin_table([pair for part in parts for pair in part["bins"]], width)
+    bins["work"] = _rates_of_bins(profile, applications, rates, width)
     most_s = [
         bins["most_s"][start:end].max(axis=1, initial=0.0).sum()
         for start, end in pairwise(starts["stages"])
@@ -300,7 +313,7 @@ def flatten(profile: BeliefProfile, applications: Sequence[str]) -> Networks:
             [(settings.low, settings.high, settings.reachable, settings.structural)], SETTINGS
         ),
         applications=starts,
-        tasks=_task_table(profile, applications),
+        tasks=_task_table(profile, applications, rates),
         stages=joined("stages", np.zeros(0, NETWORK_STAGE)),
         prior=np.zeros((len(bins), 2), BELIEF_STAGE),
         bins=bins,
@@ -330,13 +343,30 @@ def _check_rows(rows: int, stages: int) -> None:
         )
 
 
-def _task_table(profile: BeliefProfile, applications: Sequence[str]) -> Table:
+def _task_table(
+    profile: BeliefProfile, applications: Sequence[str], rates: Mapping[str, WorkRates] | None
+) -> Table:
     table = np.zeros((len(applications), 2), TASKS)
     for row, name in zip(table, applications, strict=True):
         tasks = profile.tasks.get(name, profile.tasks[""])
         row["mean_s"], row["variance"] = tasks.mean, tasks.variance
         row["low_s"], row["high_s"], row["job_s"] = tasks.low, tasks.high, tasks.per_job
+        row["work"] = 1.0 if rates is None else rates.get(name, rates[""]).tasks
+        row["job_work_s"] = row["work"] * row["job_s"]
     return table
+
+
+def _rates_of_bins(
+    profile: BeliefProfile,
+    applications: Sequence[str],
+    rates: Mapping[str, WorkRates] | None,
+    width: int,
+) -> FloatArray:
+    """Work per second of demand in each bin of each stage: [C, width]."""
+    known = [name for name in applications if name in profile.networks]
+    if rates is None:
+        return np.ones((sum(len(profile.networks[name].demand) for name in known), width))
+    return _padded([row for name in known for row in rates[name].stages], width)
 
 
 def _bin_table(pairs: Sequence[tuple[Bins, Bins]], width: int) -> Table:

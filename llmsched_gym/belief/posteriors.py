@@ -299,15 +299,16 @@ def describe(
     out: Table,
 ) -> float:
     """Summarise the posterior of a stage's demand; returns its variance."""
-    mean = square = entropy = 0.0
+    mean = square = entropy = work = 0.0
     for x in range(len(marginal)):
         p = marginal[x]
         if p > 0.0:
             mean += p * means[x]
+            work += p * means[x] * bins[x]["work"]
             square += p * squares[x]
             entropy -= p * math.log2(p)
     out["presence"] = 1.0 - marginal[0]
-    out["demand_s"] = mean
+    out["demand_s"], out["work_s"] = mean, work
     out["entropy_bits"] = max(0.0, entropy)
     out["low_s"] = _quantile(bins, means, marginal, float(settings["low"]))
     out["high_s"] = _quantile(bins, means, marginal, float(settings["high"]))

@@ -235,6 +235,17 @@ class LatencyProfile:
             ticks = alone + (o - 1) * decoding + prefill
         return np.asarray(ticks / TICKS_PER_SECOND)
 
+    def engine_seconds(
+        self, prompt: ArrayLike, output: ArrayLike, max_batch: int
+    ) -> NDArray[np.float64]:
+        """Engine work: the time that a task takes of an engine that is always full.
+
+        ``(o - 1) (a / B + c + d (p + o / 2)) + prefill(p)``, its part of :meth:`slot_seconds`: an
+        iteration is shared by B sequences, an exclusive prefill stops them all. Engine work is what
+        an engine has to give; a load of 1 is one second of it per second and engine.
+        """
+        return self.slot_seconds(prompt, output, max_batch) / max_batch
+
 
 def check_count(name: str, value: object, least: int, most: int) -> None:
     """ClusterError unless a value is a whole number from ``least`` to ``most``."""

@@ -81,6 +81,7 @@ TASK = np.dtype(
         ("prompt_tokens", np.int64),
         ("output_tokens", np.int64),
         ("demand", np.int64),  # ticks of service at batch size 1
+        ("work", np.int64),  # ticks it takes of an engine that is always full, or of its executor
         ("start", np.int64),  # ticks, -1 before
         ("end", np.int64),  # ticks, -1 before
         ("executor", np.int64),  # engine or regular executor, -1 before
@@ -308,6 +309,8 @@ def _new_tasks(bank: JobBank, from_bank: IntArray, cluster: Cluster) -> tuple[Ta
         cluster.latency.demand_ticks(prompt, output),
         np.rint(bank.duration_s[tasks_from_bank] * TICKS_PER_SECOND).astype(np.int64),
     )
+    work = cluster.latency.engine_seconds(prompt, output, cluster.max_batch) * TICKS_PER_SECOND
+    tasks["work"] = np.where(prompt > 0, np.rint(work).astype(np.int64), tasks["demand"])
     tasks["start"] = tasks["end"] = tasks["executor"] = -1
     return tasks, stage_tasks
 

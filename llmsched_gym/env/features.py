@@ -33,6 +33,7 @@ STAGE_FEATURES = (
     Feature("demand_s", "s", "expected remaining service demand at the current batch sizes"),
     Feature("entropy_bits", "bit", "entropy of its demand"),
     Feature("uncertainty_reduction", "bit s", "R of the stage, 0 unless ready"),
+    Feature("work_s", "s", "expected remaining work on what it runs on, see `work_llm_s`"),
 )
 JOB_FEATURES = (
     Feature("application", "index", "the application it is a run of"),
@@ -52,6 +53,10 @@ JOB_FEATURES = (
     Feature("demand_high_s", "s", "upper end of its interval"),
     Feature("demand_llm_s", "s", "the part of demand_s that runs on LLM engines"),
     Feature("gittins_s", "s", "Gittins index of its remaining demand, scaled like demand_s"),
+    Feature("work_llm_s", "s", "expected remaining engine work: engine time it takes from others"),
+    Feature("work_regular_s", "s", "expected remaining time on regular executors"),
+    Feature("prior_work_llm_s", "s", "expected engine work at arrival"),
+    Feature("prior_work_regular_s", "s", "expected time on regular executors at arrival"),
 )
 CLUSTER_FEATURES = (
     Feature("time_s", "s", "since the start of the episode"),

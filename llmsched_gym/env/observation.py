@@ -256,7 +256,7 @@ def _read_stage(stages, believed, base, stage, out, demand_s):
     out[S.running_tasks] = stages["started_tasks"][stage] - completed
     out[S.completed_tasks] = completed
     out[S.prompt_tokens] = stages["prompt_tokens"][stage] if ready else 0
-    out[S.presence] = out[S.entropy_bits] = out[S.uncertainty_reduction] = 0.0
+    out[S.presence] = out[S.entropy_bits] = out[S.uncertainty_reduction] = out[S.work_s] = 0.0
     demand_s[:] = 0.0
     canonical = stages["canonical"][stage]
     if canonical >= 0:
@@ -265,6 +265,7 @@ def _read_stage(stages, believed, base, stage, out, demand_s):
         out[S.presence] = believed["presence"][belief]
         out[S.entropy_bits] = believed["entropy_bits"][belief]
         out[S.uncertainty_reduction] = believed["reduction"][belief] if ready else 0.0
+        out[S.work_s] = believed["work_s"][belief] * left
         demand_s[kind] = believed["demand_s"][belief] * left
 
 
@@ -274,12 +275,13 @@ def _read_placeholder(templates, believed, base, revealer, out, demand_s):
     out[S.is_dynamic] = 1.0
     out[S.waiting_tasks] = out[S.running_tasks] = out[S.completed_tasks] = 0.0
     out[S.prompt_tokens] = out[S.uncertainty_reduction] = 0.0
-    out[S.presence] = out[S.entropy_bits] = 0.0
+    out[S.presence] = out[S.entropy_bits] = out[S.work_s] = 0.0
     demand_s[:] = 0.0
     for k in range(templates.reveals_of[revealer], templates.reveals_of[revealer + 1]):
         hidden = templates.reveals[k]
         out[S.presence] += believed["presence"][hidden - base]
         out[S.entropy_bits] += believed["entropy_bits"][hidden - base]
+        out[S.work_s] += believed["work_s"][hidden - base]
         demand_s[templates.kind[hidden]] += believed["demand_s"][hidden - base]
 
 
@@ -375,6 +377,10 @@ def _write_job(state, belief, slowdown, job, waiting, out):
     out[J.demand_llm_s] = belief["llm_s"] * slowdown
     mean = belief["llm_s"] + belief["regular_s"]
     out[J.gittins_s] = belief["gittins_s"] * out[J.demand_s] / mean if mean > 0.0 else 0.0
+    out[J.work_llm_s] = belief["work_llm_s"]
+    out[J.work_regular_s] = belief["regular_s"]
+    out[J.prior_work_llm_s] = belief["prior_work_llm_s"]
+    out[J.prior_work_regular_s] = belief["prior_regular_s"]
 
 
 @inlined

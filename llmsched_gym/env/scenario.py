@@ -14,6 +14,7 @@ from llmsched_gym.belief.fitting import load_or_fit
 from llmsched_gym.belief.inference import compile_profile
 from llmsched_gym.belief.networks import BAYES, BELIEF_JOB, BELIEF_STAGE, NONE, ORACLE, PRIOR, Table
 from llmsched_gym.belief.profile import BeliefSettings
+from llmsched_gym.belief.work import work_rates
 from llmsched_gym.checks import is_positive, is_whole
 from llmsched_gym.cluster.alone import EmptyCluster
 from llmsched_gym.cluster.limits import fitted
@@ -184,9 +185,10 @@ class Scenario:
         self.notes: tuple[str, ...] = () if profile is None else profile.notes
         self.templates = template_table(self.bank.applications, templates)
         self.canonical = canonical_stages(self.bank, templates)
-        self.networks = (
-            None if profile is None else compile_profile(profile, self.bank.applications)
-        )
+        self.networks = None
+        if profile is not None:
+            rates = work_rates(profile, past, self.cluster)
+            self.networks = compile_profile(profile, self.bank.applications, rates)
 
     def _set_up_spaces(self, max_jobs: int | None, max_stages: int | None) -> None:
         rows, edges = observation_bounds(self.bank, self.templates, self.canonical)

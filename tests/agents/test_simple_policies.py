@@ -3,7 +3,6 @@ from typing import Any
 import pytest
 
 from llmsched_gym.agents.base import make_policy
-from llmsched_gym.env.features import CLUSTER
 from support.observations import observation
 
 JOBS: list[dict[str, Any]] = [
@@ -43,47 +42,50 @@ def test_what_cannot_run_is_passed_over(name: str, row: int, why: str) -> None:
     assert make_policy(name).act(observation(JOBS, stages)) == row, why
 
 
-@pytest.mark.parametrize("name", ["srtf", "llmsched"])
-@pytest.mark.parametrize(
-    ("llm_free", "regular_free", "row", "why"),
-    [
-        (1, 1, 2, "both are waited for: 20 s in all is the least"),
-        (1, 9, 1, "only LLM slots are waited for: 5 s of LLM calls is the least"),
-        (9, 1, 0, "only tools are waited for: 2 s of tools is the least"),
-        (9, 9, 0, "nobody waits: in order of arrival"),
-    ],
-)
-def test_scarce_demand_counts_what_jobs_wait_for(
-    name: str, llm_free: int, regular_free: int, row: int, why: str
-) -> None:
-    jobs: list[dict[str, Any]] = [
-        {"demand_s": 30, "demand_llm_s": 28},
-        {"demand_s": 40, "demand_llm_s": 5},
-        {"demand_s": 20, "demand_llm_s": 10},
-    ]
-    seen = observation(jobs, [{"job": 0}, {"job": 1}, {"job": 2}])
-    seen["cluster"][CLUSTER["llm_free"]] = llm_free
-    seen["cluster"][CLUSTER["regular_free"]] = regular_free
-    assert make_policy(name, demand="scarce").act(seen) == row, why
-    assert make_policy(name).act(seen) == 2, "all demand counts unless it is said"
+WORK: list[dict[str, Any]] = [
+    {"demand_s": 30, "work_llm_s": 9, "work_regular_s": 2, "gittins_s": 15},
+    {"demand_s": 40, "work_llm_s": 2, "work_regular_s": 30, "gittins_s": 40},
+    {"demand_s": 20, "work_llm_s": 4, "work_regular_s": 10, "gittins_s": 14},
+]
+AT_ARRIVAL = [
+    {name if name == "gittins_s" else f"prior_{name}": value for name, value in row.items()}
+    for row in WORK
+]
+LLM = [{"job": job, "is_llm": 1, "is_regular": 0} for job in range(3)]
+TOOLS = [{"job": job, "is_llm": 0, "is_regular": 1} for job in range(3)]
 
 
-@pytest.mark.parametrize("name", ["srtf", "llmsched"])
-def test_own_demand_is_of_the_kind_that_is_asked_for(name: str) -> None:
-    jobs: list[dict[str, Any]] = [
-        {"demand_s": 30, "demand_llm_s": 28},
-        {"demand_s": 40, "demand_llm_s": 5},
-        {"demand_s": 20, "demand_llm_s": 10},
-    ]
+@pytest.mark.parametrize("name", ["srtf", "llmsched", "llmsched_priced", "gittins", "sjf"])
+def test_what_of_a_job_counts(name: str) -> None:
+    jobs = AT_ARRIVAL if name == "sjf" else WORK
+    llm, tools = observation(jobs, LLM), observation(jobs, TOOLS)
+    policy = make_policy(name)
+    assert policy.act(llm) == policy.act(tools) == 2, "20 s in all, an index of 14, is the least"
+    policy = make_policy(name, demand="llm")
+    assert policy.act(llm) == policy.act(tools) == 1, "2 s of engine work is the least"
     policy = make_policy(name, demand="own")
-    llm = [{"job": job, "is_llm": 1, "is_regular": 0} for job in range(3)]
-    tool = [{"job": job, "is_llm": 0, "is_regular": 1} for job in range(3)]
-    assert policy.act(observation(jobs, llm)) == 1, "5 s of LLM calls is the least"
-    assert policy.act(observation(jobs, tool)) == 0, "2 s of tools is the least"
+    assert policy.act(llm) == 1, "2 s of engine work is the least"
+    assert policy.act(tools) == 0, "2 s of tools is the least"
+
+
+def test_the_index_of_a_part_is_its_share() -> None:
+    jobs: list[dict[str, Any]] = [
+        {"demand_s": 10, "work_llm_s": 5, "gittins_s": 8},  # 4 of 8
+        {"demand_s": 10, "work_llm_s": 6, "gittins_s": 6},  # 3.6 of 6
+        {"demand_s": 0, "work_llm_s": 3.8, "gittins_s": 0},  # nothing is known: the work itself
+    ]
+    assert make_policy("gittins", demand="own").act(observation(jobs, LLM)) == 1
+
+
+def test_resource_srtf_is_srtf_of_the_own_work() -> None:
+    for rows in (LLM, TOOLS):
+        seen = observation(WORK, rows)
+        own = make_policy("srtf", demand="own").act(seen)
+        assert make_policy("resource_srtf").act(seen) == own
 
 
 def test_an_unknown_way_to_count_demand() -> None:
-    with pytest.raises(ValueError, match="demand: unknown 'some', choose from all, scarce, own"):
+    with pytest.raises(ValueError, match="demand: unknown 'some', choose from all, llm, own"):
         make_policy("srtf", demand="some")
 
 

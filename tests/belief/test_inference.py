@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llmsched_gym.belief.fitting import load_or_fit
 from llmsched_gym.belief.networks import BAYES, NONE, ORACLE, PRIOR, Beliefs
+from llmsched_gym.belief.work import work_rates
 from llmsched_gym.cluster.state import EVIDENCE, PROGRESS
 from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.env.scheduling import LLMSchedEnv
@@ -165,6 +166,7 @@ def test_an_environment_believes_the_same(belief: str) -> None:
     """Jobs that were run by the simulator, stopped now and then."""
     env = LLMSchedEnv("mixed", num_jobs=30, load=2.0, belief=belief)
     profile = load_or_fit(env.workload.past, env.cluster.latency)
+    rates = work_rates(profile, env.workload.past, env.cluster)
     rng = np.random.default_rng(0)
     observation, _ = env.reset(seed=0)
     compared = 0
@@ -181,7 +183,7 @@ def test_an_environment_believes_the_same(belief: str) -> None:
             job = env.bank.job(int(row["bank_job"]))
             completed = tuple(state.stages["completed_tasks"][first:last].tolist())
             moment = Moment(job, completed, job.canonical_names())
-            believer = Believer(profile, [moment], BELIEFS[belief], env.cluster)
+            believer = Believer(profile, [moment], BELIEFS[belief], env.cluster, rates)
             believer.show(0, moment)
             tasks = slice(state.stages["first_task"][first], None)
             ends = state.tasks["end"][tasks][: len(believer.state.tasks)]

@@ -119,35 +119,44 @@ def all_differ(*tables: list[list[float]]) -> bool:
     return len(set(columns)) == len(columns)
 
 
+def work(tokens: int) -> float:
+    """Engine work of a task: three sequences share the 10 ms of an iteration, none a prefill."""
+    return 0.02 + (tokens - 1) * (0.01 / 3 + 0.01)
+
+
+PLAN_WORK = (4 * work(50) + 4 * work(150)) / 2
+WRITE_WORK = work(50)
+CHAT_WORK = (work(50) + work(450)) / 2
+
 # kind: LLM, regular, placeholder | ready | tasks: waiting, running, completed | prompt tokens
-# | descendants | presence | demand | entropy | uncertainty reduction
+# | descendants | presence | demand | entropy | uncertainty reduction | work
 STAGES: tuple[list[list[float]], ...] = (
     [
         # plan: 10 + 20 + 30 + 40 tokens of prompts; the placeholder and write wait for it; 4 or
         # 12 s are one bit; it tells whether there is a tool (one bit) of 0 to 8 s
-        [1, 0, 0, 1, 4, 0, 0, 100, 2, 1.0, 8.0, 1, 8],
+        [1, 0, 0, 1, 4, 0, 0, 100, 2, 1.0, 8.0, 1, 8, PLAN_WORK],
         # one tool in two jobs, of 8 s; write waits for it
-        [0, 0, 1, 0, 0, 0, 0, 0, 1, 0.5, 4.0, 1, 0],
+        [0, 0, 1, 0, 0, 0, 0, 0, 1, 0.5, 4.0, 1, 0, 4.0],
         # look: 2 or 6 s, and reveals nothing
-        [0, 1, 0, 1, 2, 0, 0, 0, 1, 1.0, 4.0, 1, 0],
+        [0, 1, 0, 1, 2, 0, 0, 0, 1, 1.0, 4.0, 1, 0, 4.0],
         # write: not ready, so its prompt is not told; always 1 s
-        [1, 0, 0, 0, 1, 0, 0, 0, 0, 1.0, 1.0, 0, 0],
+        [1, 0, 0, 0, 1, 0, 0, 0, 0, 1.0, 1.0, 0, 0, WRITE_WORK],
     ],
     [
         # one task of four is complete: 6 s remain, times 1.5 for a batch of two
-        [1, 0, 0, 1, 1, 2, 1, 100, 2, 1.0, 9.0, 1, 8],
-        [0, 0, 1, 0, 0, 0, 0, 0, 1, 0.5, 4.0, 1, 0],
-        [0, 1, 0, 1, 1, 1, 0, 0, 1, 1.0, 4.0, 1, 0],
-        [1, 0, 0, 0, 1, 0, 0, 0, 0, 1.0, 1.5, 0, 0],
+        [1, 0, 0, 1, 1, 2, 1, 100, 2, 1.0, 9.0, 1, 8, PLAN_WORK * 3 / 4],
+        [0, 0, 1, 0, 0, 0, 0, 0, 1, 0.5, 4.0, 1, 0, 4.0],
+        [0, 1, 0, 1, 1, 1, 0, 0, 1, 1.0, 4.0, 1, 0, 4.0],
+        [1, 0, 0, 0, 1, 0, 0, 0, 0, 1.0, 1.5, 0, 0, WRITE_WORK],
     ],
     [
-        [1, 0, 0, 1, 1, 2, 1, 100, 2, 1.0, 9.0, 1, 8],
-        [0, 0, 1, 0, 0, 0, 0, 0, 1, 0.5, 4.0, 1, 0],
+        [1, 0, 0, 1, 1, 2, 1, 100, 2, 1.0, 9.0, 1, 8, PLAN_WORK * 3 / 4],
+        [0, 0, 1, 0, 0, 0, 0, 0, 1, 0.5, 4.0, 1, 0, 4.0],
         # one task of two is complete: 2 s remain, tools are not slowed down
-        [0, 1, 0, 1, 0, 1, 1, 0, 1, 1.0, 2.0, 1, 0],
-        [1, 0, 0, 0, 1, 0, 0, 0, 0, 1.0, 1.5, 0, 0],
+        [0, 1, 0, 1, 0, 1, 1, 0, 1, 1.0, 2.0, 1, 0, 2.0],
+        [1, 0, 0, 0, 1, 0, 0, 0, 0, 1.0, 1.5, 0, 0, WRITE_WORK],
         # answer: 1 or 9 s, on average 5 s, times 1.5
-        [1, 0, 0, 1, 1, 0, 0, 7, 0, 1.0, 7.5, 1, 0],
+        [1, 0, 0, 1, 1, 0, 0, 7, 0, 1.0, 7.5, 1, 0, CHAT_WORK],
     ],
 )
 
@@ -155,21 +164,39 @@ STAGES: tuple[list[list[float]], ...] = (
 TWO_VALUES, ONE_VALUE = 2.02 / 2.03, 2.01 / 2.02  # present in both past jobs
 AGENT_S = TWO_VALUES * (8 + 4) + ONE_VALUE * 1 + 4
 CHAT_S = TWO_VALUES * 5
+AGENT_WORK = (
+    PLAN_WORK + WRITE_WORK,
+    8,
+    TWO_VALUES * PLAN_WORK + ONE_VALUE * WRITE_WORK,
+    TWO_VALUES * 4 + 4,
+)
 
 # application | age | tasks: waiting, running, completed | attained | demand at arrival | demand
 # | its deviation, low and high end | its LLM part | Gittins index
+# | work: of engines, of executors, and both at arrival
 JOBS: tuple[list[list[float]], ...] = (
     # 8 + 4 + 4 + 1 s. They deviate by 4 (plan), 2 (look), 4 (tool) and 0 s, independently: 6 s.
     # At least 4 + 2 + 0 + 1, at most 12 + 6 + 8 + 1 s. Serving to the end is best.
-    [[0, 0, 6, 0, 0, 0, AGENT_S, 17, 6, 7, 27, 9, 17]],
+    [[0, 0, 6, 0, 0, 0, AGENT_S, 17, 6, 7, 27, 9, 17, *AGENT_WORK]],
     # Three tasks have run for 0.32 s. LLM: 6 + 1 s, of 3 + 1 to 9 + 1, deviation 3, all times 1.5.
-    [[0, 0.32, 2, 3, 1, 0.96, AGENT_S, 18.5, sqrt(4.5**2 + 20), 8, 29, 10.5, 18.5]],
+    [
+        [
+            *(0, 0.32, 2, 3, 1, 0.96, AGENT_S, 18.5, sqrt(4.5**2 + 20), 8, 29, 10.5, 18.5),
+            *(PLAN_WORK * 3 / 4 + WRITE_WORK, 8, *AGENT_WORK[2:]),
+        ]
+    ],
     [
         # 0.32 + 0.75 + 0.43 s of plan, 0.5 + 0.25 s of look, of which 2 (1 to 3) s remain
-        [0, 0.75, 1, 3, 2, 2.25, AGENT_S, 16.5, sqrt(4.5**2 + 17), 7, 26, 10.5, 16.5],
+        [
+            *(0, 0.75, 1, 3, 2, 2.25, AGENT_S, 16.5, sqrt(4.5**2 + 17), 7, 26, 10.5, 16.5),
+            *(PLAN_WORK * 3 / 4 + WRITE_WORK, 6, *AGENT_WORK[2:]),
+        ],
         # 1 or 9 s, alike likely, times 1.5. Served for 1 s it is over in half of all cases, which
         # is one completion per 2 s instead of 5.
-        [1, 0, 1, 0, 0, 0, CHAT_S, 7.5, 6, 1.5, 13.5, 7.5, 3],
+        [
+            *(1, 0, 1, 0, 0, 0, CHAT_S, 7.5, 6, 1.5, 13.5, 7.5, 3),
+            *(CHAT_WORK, 0, TWO_VALUES * CHAT_WORK, 0),
+        ],
     ],
 )
 
@@ -228,10 +255,13 @@ def test_the_truth_of_the_oracle() -> None:
     stages = np.array(STAGES[-1])
     stages[:, 9] = 1.0  # the tool exists
     stages[:, 10] = [1.5 * 4 * 3 / 4, 8.0, 2.0 / 2, 1.5, 1.5]  # what remains by number of tasks
-    stages[:, 11:] = 0.0
+    stages[:, 11:13] = 0.0
+    plan = [work(tokens) for tokens in (11, 101, 39, 49)]
+    stages[:, 13] = [sum(plan) * 3 / 4, 8.0, 2.0 / 2, WRITE_WORK, work(50)]
     assert seen["stages"][:5] == approximately(stages.tolist())
     llm_s = 1.5 * (4 - 0.22 + 1)  # here what remains is told by task
     remain = llm_s + 1.5 + 8
     agent = [0, 0.75, 1, 3, 2, 2.25, 15, remain, 0, remain, remain, llm_s, remain]
-    chat = [1, 0, 1, 0, 0, 0, 1, 1.5, 0, 1.5, 1.5, 1.5, 1.5]
+    agent += [sum(plan[1:]) + WRITE_WORK, 9.5, sum(plan) + WRITE_WORK, 10]
+    chat = [1, 0, 1, 0, 0, 0, 1, 1.5, 0, 1.5, 1.5, 1.5, 1.5, work(50), 0, work(50), 0]
     assert seen["jobs"][:2] == approximately([agent, chat])

@@ -34,7 +34,7 @@ from llmsched_gym.workload.mixes import make_workload
 ROOT = Path(__file__).parents[2]
 TINY = (
     *("experiment=paper_quick", "experiment.workloads=[planning,task_automation]"),
-    "experiment.policies=[fcfs,srtf,llmsched_scarce,{name:llmsched_priced,epsilon:1,label:eager},"
+    "experiment.policies=[fcfs,srtf,resource_srtf,{name:llmsched_priced,epsilon:1,label:eager},"
     "{name:fair,workloads:[planning]}]",
     "experiment.episodes=6",
     *(
@@ -100,7 +100,7 @@ def test_its_tables_fit_together(whole: Path) -> None:
     main = [row for row in results if row["study"] == "main"]
     policies = {
         "llmsched",
-        "llmsched_scarce",
+        "resource_srtf",
         "eager",
         "fair",
         "fcfs",

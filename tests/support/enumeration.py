@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_gym.belief.profile import BeliefProfile, Bins, Network
+from llmsched_gym.belief.work import WorkRates
 from llmsched_gym.workload.job import Kind
 from llmsched_gym.workload.template import Template
 from support.moments import Moment
@@ -103,6 +104,7 @@ class Expected:
     profile: BeliefProfile
     moment: Moment
     bayes: bool = True
+    rates: Mapping[str, WorkRates] | None = None
 
     @property
     def network(self) -> Network:
@@ -253,9 +255,8 @@ class Expected:
         """Presence, mean, entropy and quantiles of a stage."""
         if c not in self.present and c not in self.undetermined:
             presence = float(c in self.visible)
-            return dict.fromkeys(("demand_s", "entropy_bits", "low_s", "high_s"), 0.0) | {
-                "presence": presence
-            }
+            nothing = dict.fromkeys(("demand_s", "work_s", "entropy_bits", "low_s", "high_s"), 0.0)
+            return nothing | {"presence": presence}
         demand, fanout = int(self.network.demand[c]), self.fanout_asked(c)
         joint = self.of_stage(c)
         return self.summary(c, joint.of(demand)[None] if fanout < 0 else joint.of(fanout, demand))
@@ -269,10 +270,17 @@ class Expected:
         return {
             "presence": 1 - p[0],
             "demand_s": float(total.sum()),
+            "work_s": float(total @ self.rate(c)),
             "entropy_bits": entropy(p),
             "low_s": quantile(bins, means, p, settings.low),
             "high_s": quantile(bins, means, p, settings.high),
         }
+
+    def rate(self, c: int) -> FloatArray:
+        """Work per second of a stage's demand, in each of its states."""
+        if self.rates is None:
+            return np.ones(len(self.network.demand_bins[c]))
+        return self.rates[self.moment.job.application].stages[c]
 
     def range(self, c: int) -> float:
         row = self.stage(c)
@@ -284,6 +292,7 @@ class Expected:
             (
                 *("llm_s", "regular_s", "low_llm_s", "low_regular_s", "high_llm_s"),
                 *("high_regular_s", "variance_llm", "covariance", "variance_regular", "skipped"),
+                "work_llm_s",
             ),
             0.0,
         )
@@ -293,6 +302,8 @@ class Expected:
             part = "llm_s" if self.template.kinds[c] == Kind.LLM else "regular_s"
             row = self.stage(c)
             sums[part] += self.left(c) * row["demand_s"]
+            if part == "llm_s":
+                sums["work_llm_s"] += self.left(c) * row["work_s"]
             sums[f"low_{part}"] += self.left(c) * row["low_s"]
             sums[f"high_{part}"] += self.left(c) * row["high_s"]
         sums |= self._variances() if self.bayes else self._prior_variances()
@@ -340,9 +351,15 @@ class Expected:
             kind, left = int(stage.kind), len(stage.tasks) - self.moment.completed[number]
             part = ("llm", "regular")[kind]
             sums[f"{part}_s"] += left * of_task.mean[kind]
+            if kind == Kind.LLM:
+                sums["work_llm_s"] += left * of_task.mean[kind] * self.rate_of_tasks(kind)
             sums[f"low_{part}_s"] += left * of_task.low[kind]
             sums[f"high_{part}_s"] += left * of_task.high[kind]
             sums[f"variance_{part}"] += left * of_task.variance[kind]
+
+    def rate_of_tasks(self, kind: int) -> float:
+        rates = self.rates
+        return 1.0 if rates is None else float(rates[self.moment.job.application].tasks[kind])
 
     def clamped(self) -> int:
         """Values of known stages that no past job had."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from llmsched_gym.belief.inference import compile_profile, update
 from llmsched_gym.belief.networks import BAYES, Beliefs, Networks, new_beliefs
 from llmsched_gym.belief.profile import BeliefProfile, BeliefSettings, Bins, Network, TaskDemand
+from llmsched_gym.belief.work import WorkRates
 from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.cluster.state import EVIDENCE, ClusterState, new_state
 from llmsched_gym.workload.bank import JobBank
@@ -63,6 +64,7 @@ class Believer:
     moments : one of each job; nothing is shown yet.
     mode : of ``inference.update``.
     cluster : default ``CLUSTER``.
+    rates : of ``inference.compile_profile``.
     """
 
     def __init__(
@@ -71,12 +73,13 @@ class Believer:
         moments: Sequence[Moment],
         mode: int = BAYES,
         cluster: Cluster = CLUSTER,
+        rates: Mapping[str, WorkRates] | None = None,
     ) -> None:
         bank = JobBank.from_jobs(moment.job for moment in moments)
         self.mode = mode
         self.applications = bank.applications
         self.templates: TemplateTable = template_table(bank.applications, profile.templates)
-        self.networks: Networks = compile_profile(profile, bank.applications)
+        self.networks: Networks = compile_profile(profile, bank.applications, rates)
         self.beliefs: Beliefs = new_beliefs(len(moments), self.networks)
         canonical = [row for moment in moments for row in self._canonical(profile, moment)]
         self.state: ClusterState = new_state(
@@ -116,9 +119,14 @@ class Believer:
         return self.beliefs
 
 
-def believe(profile: BeliefProfile, moment: Moment, mode: int = BAYES) -> Beliefs:
+def believe(
+    profile: BeliefProfile,
+    moment: Moment,
+    mode: int = BAYES,
+    rates: Mapping[str, WorkRates] | None = None,
+) -> Beliefs:
     """What is believed of a lone job at a moment."""
-    believer = Believer(profile, [moment], mode)
+    believer = Believer(profile, [moment], mode, rates=rates)
     believer.show(0, moment)
     return believer.update()
 

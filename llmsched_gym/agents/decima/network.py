@@ -230,6 +230,8 @@ class DecimaNetwork(nn.Module):
     hidden : the length of y and z, and units of the hidden layers of all maps; default 16.
     head : units of the hidden layer that scores stages; default 32.
     seed : determines the weights.
+    columns : how many columns it reads of each table of the observation, the first ones; default
+        all. Checkpoints say so by the names of their features.
 
     Notes
     -----
@@ -242,15 +244,24 @@ class DecimaNetwork(nn.Module):
     competes with the rest of the score.
     """
 
-    stage_scale: Tensor
-    job_scale: Tensor
-    cluster_scale: Tensor
+    scale_of_stages: Tensor
+    scale_of_jobs: Tensor
+    scale_of_cluster: Tensor
 
-    def __init__(self, embedding: int = 8, hidden: int = 16, head: int = 32, seed: int = 0) -> None:
+    def __init__(
+        self,
+        embedding: int = 8,
+        hidden: int = 16,
+        head: int = 32,
+        seed: int = 0,
+        columns: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
         self.options = {"embedding": embedding, "hidden": hidden, "head": head}
-        stage, job, cluster = len(STAGE_FEATURES), len(JOB_FEATURES), len(CLUSTER_FEATURES)
-        demands = len(_DEMANDS)
+        read = {name: len(features) for name, features in _FEATURES.items()} | dict(columns or {})
+        stage, job, cluster = self.columns = read["stages"], read["jobs"], read["cluster"]
+        self._demands = [column for column in _DEMANDS if column < job]
+        demands = len(self._demands)
         self.parts = (head, 2 * (stage + job), 1)
         self.stage_in = _Linear(stage, hidden)
         self.stage_out = _Linear(hidden, embedding)
@@ -266,7 +277,8 @@ class DecimaNetwork(nn.Module):
         self.score = _Linear(head, 1)
         self.heads = _Linear(hidden, sum(self.parts))
         for name, features in _FEATURES.items():
-            self.register_buffer(f"{name}_scale", scales_of(features, _SCALES), persistent=False)
+            scales = scales_of(features[: read[name]], _SCALES)
+            self.register_buffer(f"scale_of_{name}", scales, persistent=False)
         self._initialise(np.random.default_rng(seed))
 
     def _initialise(self, rng: np.random.Generator) -> None:
@@ -292,10 +304,11 @@ class DecimaNetwork(nn.Module):
             stages for the f features of a stage and its job, then those of regular stages.
         """
         legal = legal_stages(graph)
-        stages = graph.stages.log1p() * self.stage_scale
-        jobs = graph.jobs.log1p() * self.job_scale
-        cluster = graph.cluster.log1p() * self.cluster_scale
-        demand = jobs[:, _DEMANDS]
+        wide = self.columns
+        stages = graph.stages[:, : wide[0]].log1p() * self.scale_of_stages
+        jobs = graph.jobs[:, : wide[1]].log1p() * self.scale_of_jobs
+        cluster = graph.cluster[:, : wide[2]].log1p() * self.scale_of_cluster
+        demand = jobs[:, self._demands]
         least = _least(demand.index_select(0, legal.job), legal.cluster, len(cluster))
         longer = (demand - least.index_select(0, graph.job_cluster)) / _SECONDS
 
@@ -353,8 +366,8 @@ class DecimaNetwork(nn.Module):
         return _act(self.cluster_update(torch.cat((mean, cluster), dim=1)))
 
 
-_FEATURES = {"stage": STAGE_FEATURES, "job": JOB_FEATURES, "cluster": CLUSTER_FEATURES}
-_DEMANDS = (JOB["demand_s"], JOB["demand_llm_s"])
+_FEATURES = {"stages": STAGE_FEATURES, "jobs": JOB_FEATURES, "cluster": CLUSTER_FEATURES}
+_DEMANDS = [JOB[name] for name in ("demand_s", "demand_llm_s", "work_llm_s", "work_regular_s")]
 
 
 def scales_of(features: Sequence[Feature], special: Mapping[str, float]) -> Tensor:

@@ -103,14 +103,15 @@ def _load(path: Path, kind: str) -> DecimaNetwork:
         raise MissingExtra(
             f"it needs {error.name}: python -m pip install 'llmsched-gym[train]'"
         ) from error
-    tensors, meta = load(path, kind)
+    tensors, meta = load(path, kind, fewer=True)
     sizes = meta.get("network")
     if not isinstance(sizes, dict) or not sizes.keys() <= SIZES or not _are_sizes(sizes.values()):
         raise CheckpointError(
             f"{path}: it does not say how its network is made: {', '.join(sorted(SIZES))} are "
             f"whole numbers between 1 and {MOST_UNITS}"
         )
-    network = DecimaNetwork(**sizes)
+    columns = {table: len(names) for table, names in meta["features"].items()}
+    network = DecimaNetwork(**sizes, columns=columns)
     try:
         check_tensors(tensors, network.state_dict())
     except ValueError as error:

@@ -34,6 +34,9 @@ FEATURES = {
 }
 
 
+FIRST = {"stages": 13, "jobs": 13, "cluster": 9}  # columns when the first networks were shipped
+
+
 class CheckpointError(ValueError):
     """A file that is not a checkpoint of the kind that is wanted: one line that names it."""
 
@@ -67,8 +70,16 @@ def save(path: Path, tensors: Mapping[str, Tensor | NDArray[Any]], meta: Mapping
         os.fsync(file.fileno())
 
 
-def load(path: Path, kind: str = "decima") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(
+    path: Path, kind: str = "decima", fewer: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors and the description of a checkpoint.
+
+    Parameters
+    ----------
+    fewer
+        Whether one will do that was made when tables of observations had fewer columns. New ones
+        are only ever appended, so that a network can go on reading the first.
 
     Raises
     ------
@@ -95,7 +106,7 @@ def load(path: Path, kind: str = "decima") -> tuple[dict[str, Tensor], dict[str,
     meta = _described(path, description)
     if meta["kind"] != kind:
         raise CheckpointError(f"{path}: a checkpoint of {meta['kind']!r:.80}, not of {kind!r}")
-    _check_features(path, meta["features"])
+    _check_features(path, meta["features"], fewer)
     return tensors, meta
 
 
@@ -138,10 +149,11 @@ def _checksum(tensors: Mapping[str, Tensor], description: str) -> str:
     return f"{checksum:08x}"
 
 
-def _check_features(path: Path, features: Mapping[str, list[str]]) -> None:
+def _check_features(path: Path, features: Mapping[str, list[str]], fewer: bool) -> None:
     for table, names in FEATURES.items():
         theirs = features[table]
-        if theirs != names:
+        wanted = names[: max(len(theirs), FIRST[table])] if fewer else names
+        if theirs != wanted:
             differ = ", ".join(sorted({*theirs} ^ {*names})) or "their order"
             raise CheckpointError(
                 f"{path}: made for other features of {table} than observations have: "

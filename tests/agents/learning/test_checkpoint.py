@@ -198,7 +198,7 @@ def test_other_features(
 
 # --- policies from files of all sorts -------------------------------------------------------------
 
-SIZES = {"embedding": 2, "hidden": 3, "head": 2}
+SIZES: dict[str, Any] = {"embedding": 2, "hidden": 3, "head": 2}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
