@@ -290,7 +290,7 @@ def test_a_little_training_beats_random_and_fcfs(tmp_path: Path) -> None:
         "load": 2.0,
         "belief": "bayes",
     }
-    train(training(tmp_path, environment=environment), PPOOptions(iterations=10))
+    train(training(tmp_path, environment=environment), PPOOptions(iterations=20))
     table = rows(tmp_path)
     jct_s = [float(row["jct_s"]) for row in table if row["jct_s"]]
     assert jct_s[-1] < 0.8 * jct_s[0], "what it does not owe to its first weights"
