@@ -211,6 +211,7 @@ _SCALES = {
     **{"uncertainty_reduction": 0.2, "age_s": 0.2, "attained_s": 0.2, "jobs_in_system": 0.3},
 }
 _SECONDS, _COUNT = 0.25, 0.5  # the scales of other features, by their unit
+NEVER = -10.0  # the score of waiting where it is not to be tried; the best stage has 0
 _SHARPNESS = 10.0  # of the linear part of a score
 _STAGES_OF_A_JOB = 10.0  # what the sum over the stages of a job is divided by
 
@@ -294,6 +295,24 @@ class DecimaNetwork(nn.Module):
             linear.mul_(0.01)
             wait.mul_(0.1)
             self.heads.bias[-1] = -2.0  # of waiting, which seldom pays
+
+    def begin_as_resource_srtf(self) -> None:
+        """Let the linear part order jobs by the work on what a stage asks for, and all else wait.
+
+        Scores are then those of ``policy=resource_srtf`` until something is learnt: what is added
+        to them begins at 0, as waiting does at never.
+        """
+        wanted = torch.zeros(self.parts[1])
+        for block, name in enumerate(("work_llm_s", "work_regular_s")):
+            features = self.columns[0] + self.columns[1]
+            wanted[block * features + self.columns[0] + JOB[name]] = -1.0
+        with torch.no_grad():
+            self.preference().copy_(wanted)
+            self.score.weight.zero_()
+            _, linear, wait = self.heads.weight.split_with_sizes(self.parts)
+            linear.zero_()
+            wait.zero_()
+            self.heads.bias[-1] = NEVER
 
     def forward(self, graph: Graph, preference: Tensor | None = None) -> Decision:
         """The log-probabilities of all actions of all observations.

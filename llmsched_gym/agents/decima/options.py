@@ -8,6 +8,7 @@ from typing import Self
 from llmsched_gym.agents.learning.options import check_numbers, in_seconds
 
 DEVICES = ("cpu", "cuda")
+FIRST = ("resource_srtf",)  # what a network can begin as
 _MAY_BE_ZERO = (
     *("learning_rate_end", "entropy", "entropy_end"),
     *("warm_start_decisions", "warm_start_entropy", "tuning_iterations"),
@@ -37,6 +38,7 @@ class DecimaOptions:
     entropy, entropy_end : weight of the entropy, per nat, in the first and the last iteration.
     max_gradient : norm to which gradients are clipped.
     target_kl : nats between old and new policy after which an iteration learns no more, or None.
+    begin_as : "resource_srtf": the first weights order jobs as it does; None (default): random.
     warm_start : name of a policy to imitate first, or None.
     warm_start_decisions : for how many decisions.
     warm_start_entropy : weight of the entropy, per nat, while imitating.
@@ -72,6 +74,7 @@ class DecimaOptions:
     entropy_end: float = 0.001
     max_gradient: float = 0.5
     target_kl: float | None = None
+    begin_as: str | None = None
     warm_start: str | None = "srtf"
     warm_start_decisions: int = 150_000
     warm_start_entropy: float = 0.3
@@ -89,6 +92,10 @@ class DecimaOptions:
         check_numbers(self, may_be_zero=_MAY_BE_ZERO, may_be_infinite=("discount_s",))
         if self.device not in DEVICES:
             raise ValueError(f"agent.device: choose from {', '.join(DEVICES)}")
+        if self.begin_as not in (None, *FIRST):
+            raise ValueError(
+                f"agent.begin_as: unknown {self.begin_as!r}, choose from {', '.join(FIRST)}, null"
+            )
         if self.replicas < 2:
             raise ValueError("agent.replicas: 1, but it takes 2 to be each other's baseline")
         if self.tuning_iterations and self.replicas % 2:

@@ -393,6 +393,8 @@ def begin(training: Training, options: DecimaOptions) -> Learner[DecimaNetwork]:
     """
     seed = int(random_stream(training.seed, WEIGHTS).integers(2**63))
     network = DecimaNetwork(options.embedding, options.hidden, options.head, seed)
+    if options.begin_as is not None:
+        network.begin_as_resource_srtf()
     network.to(options.device)
     optimizer = torch.optim.Adam(network.parameters(), options.learning_rate)
     learner = Learner(network, network, optimizer)

@@ -10,7 +10,7 @@ from llmsched_gym.agents.base import make_policy
 from llmsched_gym.agents.learning.episodes import Act, make_environments, play
 from llmsched_gym.agents.learning.run import HELD_OUT
 
-COMPARED = ("fcfs", "sjf", "srtf", "llmsched")  # on the held-out episodes
+COMPARED = ("fcfs", "sjf", "srtf", "llmsched", "resource_srtf")  # on the held-out episodes
 
 
 class HeldOut:

@@ -420,3 +420,18 @@ def test_any_number_of_jobs(num_jobs: int) -> None:
         probability = rows(graph, network(graph), env.max_stages)[0]
         assert probability.sum() == pytest.approx(1, abs=1e-5)
         assert not probability[seen["action_mask"] == 0].any()
+
+
+@given(SEEDS)
+@settings(max_examples=40)
+def test_it_may_begin_as_resource_srtf(seed: int) -> None:
+    """The likeliest action, before anything is learnt, is the one that resource SRTF takes."""
+    network = noisy(seed % 1000)
+    network.begin_as_resource_srtf()
+    members = batch_of(seed, 3)
+    graph = graph_of(stacked(members))
+    found = rows(graph, network(graph), 20)
+    policy = make_policy("resource_srtf")
+    for member, probabilities in zip(members, found, strict=True):
+        action = int(np.asarray(policy.act(member)))
+        assert probabilities[action] == pytest.approx(probabilities.max(), rel=1e-4)

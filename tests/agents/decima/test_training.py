@@ -360,7 +360,7 @@ def test_files_of_a_run(uninterrupted: Path) -> None:
     assert decisions == sorted(decisions)
     with (uninterrupted / "held_out.csv").open() as lines:
         held_out = {row["policy"]: float(row["mean_jct_s"]) for row in csv.DictReader(lines)}
-    assert list(held_out) == ["decima", "fcfs", "sjf", "srtf", "llmsched"]
+    assert list(held_out) == ["decima", "fcfs", "sjf", "srtf", "llmsched", "resource_srtf"]
     assert held_out["decima"] == min(float(row["jct_s"]) for row in table if row["jct_s"])
 
 
