@@ -31,7 +31,7 @@ from llmsched_gym.workload.lines import SUFFIXES
 from llmsched_gym.workload.traces import ON_BAD_JOB, load_traces
 
 MIXES: dict[str, tuple[str, ...]] = {
-    "mixed": tuple(APPLICATIONS),
+    "mixed": tuple(name for members in CLASSES.values() for name in members),
     **CLASSES,
     **{application: (application,) for application in APPLICATIONS},
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from llmsched_gym.workload.fitting.estimators import (
     marginal,
     shared_variance,
 )
-from llmsched_gym.workload.fitting.measured import Measured, outputs, prompts, seconds
+from llmsched_gym.workload.fitting.measured import FILES, Measured, outputs, prompts, seconds
 from llmsched_gym.workload.job import Job, Kind, Stage
 
 LEAST_JOBS_FOR_TOOL = 5
@@ -190,11 +191,11 @@ def fit_web_search(measured: Measured) -> Section:
     }
 
 
-def fit_react(trace: str, action: str) -> Callable[[Measured], Section]:
+def fit_react(trace: str, thought: str, action: str) -> Callable[[Measured], Section]:
     """One kind of session: number and tokens of thoughts, what searches return, their seconds."""
 
     def fit_session(measured: Measured) -> Section:
-        thoughts = measured.stages(trace, "thought")
+        thoughts = measured.stages(trace, thought)
         searches = measured.stages(trace, action)
         columns: dict[str, Groups] = {
             "thoughts": [[len(group)] for group in thoughts],
@@ -205,7 +206,7 @@ def fit_react(trace: str, action: str) -> Callable[[Measured], Section]:
             "result": [_growth(group) for group in thoughts],
             "seconds": [seconds(group) for group in searches],
         }
-        return _loop(columns, ("later", "result", "seconds"), f"traces/{trace}.jsonl")
+        return _loop(columns, ("later", "result", "seconds"), FILES[trace].as_posix())
 
     return fit_session
 
@@ -347,6 +348,86 @@ def fit_parallel_function_calling(measured: Measured) -> Section:
     }
 
 
+def fit_fact_checking(measured: Measured) -> Section:
+    """Claims, and the tokens of every stage, tied to the prompt that is there at arrival."""
+    source = "traces/factool_kbqa.jsonl"
+    plans, queries, searches, verdicts = (
+        measured.stages("factool_kbqa", name)
+        for name in ("extract_claims", "generate_queries", "search", "verifies")
+    )
+    claims = [len(group[0].tasks) for group in verdicts]
+    columns: dict[str, Groups] = {
+        "prompt": [prompts(group) for group in plans],
+        "claims": [[n] for n in claims],
+        "plan": [outputs(group) for group in plans],
+        "query_prompt": [prompts(group) for group in queries],
+        "query_output": [outputs(group) for group in queries],
+        "seconds": [seconds(group) for group in searches],
+        "verdict_prompt": [prompts(group) for group in verdicts],
+        "verdict_output": [outputs(group) for group in verdicts],
+    }
+    drawn = {name: groups for name, groups in columns.items() if name != "claims"}
+    repeated = [name for name in columns if name.startswith(("query", "verdict"))]
+    return {
+        "counts": {"claims": count(Counter(claims), f"{source}: claims of a text")},
+        "marginals": {name: marginal(groups, f"{source}: {name}") for name, groups in drawn.items()},
+        "shared": {name: shared_variance(columns[name]) for name in repeated},
+        "copula": copula(columns, source),
+    }
+
+
+def fit_map_reduce(measured: Measured) -> Section:
+    """Parts, their summaries, the limit above which these are collapsed, what becomes of them."""
+    source, jobs = "traces/langchain_mapreduce.jsonl", measured.jobs["langchain_mapreduce"]
+    parts = [job.stages[0] for job in jobs]
+    rounds = measured.stages("langchain_mapreduce", "collapse_summaries")
+    limit = int(max(sum(outputs([part])) for part, job in zip(parts, jobs, strict=True) if len(job.stages) == 2))
+    added = {
+        name: _median(
+            (sum(prompts([after])) - sum(outputs([before]))) / len(after.tasks)
+            for job in jobs
+            for before, after in pairwise(job.stages)
+            if after.name == name
+        )
+        for name in ("collapse_summaries", "generate_final_summary")
+    }
+    groups = [  # of first rounds: a few jobs that write too much go through all the others
+        list(zip(prompts(row[:1]), outputs(row[:1]), strict=True)) for row in rounds
+    ]
+    columns: dict[str, Groups] = {
+        "parts": [[len(part.tasks)] for part in parts],
+        "prompt": [prompts([part]) for part in parts],
+        "summary": [outputs([part]) for part in parts],
+        "collapsed": [[o for p, o in row if p >= limit / 2] for row in groups],
+        "final": [outputs(job.stages[-1:]) for job in jobs],
+    }
+    small = [
+        [o / (p - added["collapse_summaries"]) for p, o in row if p < limit / 2] for row in groups
+    ]
+    return {
+        "constants": {
+            "limit": constant(limit, f"{source}: most tokens of summaries that were not collapsed"),
+            "rounds": constant(max(map(len, rounds)), f"{source}: most rounds of one job"),
+            **{
+                name: constant(
+                    value, f"{source}: median prompt of {name} less the summaries in it, per task"
+                )
+                for name, value in added.items()
+            },
+        },
+        "marginals": {
+            **{name: marginal(values, f"{source}: {name}") for name, values in columns.items()},
+            "share_kept": marginal(
+                small, f"{source}: output of collapse_summaries over what it reads, below limit / 2"
+            ),
+        },
+        "shared": {
+            name: shared_variance(columns[name]) for name in ("prompt", "summary", "collapsed")
+        },
+        "copula": copula(columns, source),
+    }
+
+
 def _loop(columns: Mapping[str, Groups], repeated: Sequence[str], source: str) -> Section:
     """Marginals and copula of the columns of a loop, shared variance of those drawn every round."""
     return {
@@ -411,8 +492,11 @@ SECTIONS: dict[str, Callable[[Measured], Section]] = {
     "document_merging": fit_document_merging,
     "code_generation": fit_code_generation,
     "web_search": fit_web_search,
-    "web_search_short": fit_react("react_fever", "search"),
-    "web_search_long": fit_react("react_alfw", "env_step"),
+    "web_search_short": fit_react("react_fever", "thought", "search"),
+    "web_search_long": fit_react("react_alfw", "thought", "env_step"),
     "task_automation": fit_task_automation,
     "parallel_function_calling": fit_parallel_function_calling,
+    "fact_checking": fit_fact_checking,
+    "map_reduce": fit_map_reduce,
+    "tool_agent": fit_react("tau_airline", "llm", "tool"),
 }

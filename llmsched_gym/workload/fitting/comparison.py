@@ -13,6 +13,7 @@ from llmsched_gym.workload.applications import APPLICATIONS
 from llmsched_gym.workload.applications.sampling import FloatArray
 from llmsched_gym.workload.fitting.measured import Measured, outputs, prompts, seconds
 from llmsched_gym.workload.job import Job, Kind, Stage
+from llmsched_gym.workload.mixes import MIXES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +26,9 @@ TRACES: dict[str, tuple[str, ...]] = {
     "code_generation": ("code_feedback",),
     "web_search": ("react_fever", "react_alfw"),
     "task_automation": ("hugginggpt",),
+    "fact_checking": ("factool_kbqa",),
+    "map_reduce": ("langchain_mapreduce",),
+    "tool_agent": ("tau_airline",),
 }
 
 
@@ -43,6 +47,12 @@ class Dependence(NamedTuple):
     name: str
     first: Callable[[Job], float]
     second: Callable[[Job], float]
+    given: str = "first-stage output tokens"
+
+    @property
+    def key(self) -> str:
+        """What it is called in tables."""
+        return f"{self.given}, {self.name}"
 
 
 def _tasks(stages: Sequence[Stage]) -> float:
@@ -51,6 +61,14 @@ def _tasks(stages: Sequence[Stage]) -> float:
 
 def _first_output(job: Job) -> float:
     return float(sum(outputs(job.stages[:1])))
+
+
+def _first_prompt(job: Job) -> float:
+    return float(sum(prompts(job.stages[:1])))
+
+
+def _first_tasks(job: Job) -> float:
+    return _tasks(job.stages[:1])
 
 
 def _fan_out(job: Job) -> float:
@@ -95,6 +113,15 @@ DEPENDENCES: tuple[Dependence, ...] = (
         for name, remaining in REMAINING.items()
     ),
     Dependence(CALLING, "fan-out", _first_output, _fan_out),
+    *(
+        Dependence(application, name, first, REMAINING[name], given)
+        for application, given, first in (  # what is visible at arrival
+            ("fact_checking", "first prompt", _first_prompt),
+            ("map_reduce", "parts", _first_tasks),
+            ("tool_agent", "first prompt", _first_prompt),
+        )
+        for name in ("remaining output tokens", "remaining tasks")
+    ),
 )
 
 
@@ -189,8 +216,7 @@ def measured_statistics(measured: Measured) -> dict[str, dict[str, Any]]:
             jobs = measured_jobs(measured, dependence.application)
         rho = rank_correlation(dependence, jobs)
         if rho is not None:
-            key = f"first-stage output tokens, {dependence.name}"
-            statistics[dependence.application]["rank_correlations"][key] = round(rho, 3)
+            statistics[dependence.application]["rank_correlations"][dependence.key] = round(rho, 3)
     return statistics
 
 
@@ -223,7 +249,7 @@ def tables(statistics: Mapping[str, Mapping[str, Any]], jobs: Mapping[str, Seque
     lines += ["", _row(["application", "rank correlation of", "measured", "generated"])]
     lines.append(_row(["---", "---", "---:", "---:"]))
     for dependence in DEPENDENCES:
-        key = f"first-stage output tokens, {dependence.name}"
+        key = dependence.key
         rho = statistics[dependence.application]["rank_correlations"].get(key)
         drawn_rho = rank_correlation(dependence, jobs[dependence.application])
         if rho is not None and drawn_rho is not None:
@@ -242,14 +268,14 @@ def demand_table(jobs: Mapping[str, Sequence[Job]]) -> str:
         }
         for application, rows in jobs.items()
     }
-    total = sum(row["output tokens"] for row in means.values())
+    total = sum(means[name]["output tokens"] for name in MIXES["mixed"])
     columns = list(next(iter(means.values())))
     lines = [
         _row(["application", *columns, "share of output tokens in `mixed`"]),
         _row(["---", *["---:"] * (len(columns) + 1)]),
     ]
     for application, row in means.items():
-        share = f"{row['output tokens'] / total:.1%}"
+        share = f"{row['output tokens'] / total:.1%}" if application in MIXES["mixed"] else ""
         lines.append(_row([application, *map(_number, row.values()), share]))
     return "\n".join(lines) + "\n"
 

@@ -19,9 +19,15 @@ TRACES = (
     "got_keycount",
     "got_setintersection",
     "hugginggpt",
+    "langchain_mapreduce",
     "react_alfw",
     "react_fever",
 )
+AGENT_TRACES = ("tau_airline",)
+FILES = {
+    **{name: Path(f"traces/{name}.jsonl") for name in TRACES},
+    **{name: Path(f"agent_traces/{name}.jsonl") for name in AGENT_TRACES},
+}
 TEMPLATES_FILE = Path("structures/llmcompiler_got_templates.json")
 GRAPHS_FILE = Path("structures/taskbench_graphs.jsonl")
 PROMPT_FIELD = "planner_prompt_file_tokens_total(gpt_prompts.py, planner+output few-shots)"
@@ -39,7 +45,7 @@ class Measured:
     """
 
     def __init__(self, shared: Path) -> None:
-        self.jobs = {name: read_traces(shared / "traces" / f"{name}.jsonl") for name in TRACES}
+        self.jobs = {name: read_traces(shared / file) for name, file in FILES.items()}
         templates = shared / TEMPLATES_FILE
         record = _record(f"{templates}", templates.read_text(encoding="utf-8"))
         try:
