@@ -10,6 +10,6 @@ __version__ = "0.1.0"
 if "LLMSched-v0" not in registry:
     register(
         "LLMSched-v0",
-        entry_point="llmsched_gym.env.scheduling:LLMSchedEnv",
-        vector_entry_point="llmsched_gym.env.vector:LLMSchedVectorEnv",
+        entry_point="llmsched_gym.env.named:make",
+        vector_entry_point="llmsched_gym.env.named:make_vec",
     )

@@ -39,6 +39,7 @@ class EvaluateSettings(Settings):
     workload: Any = None
     cluster: Any = None
     belief: Any = None
+    scenario: Any = None
     baselines: Policies
     episodes: Count
     num_jobs: Count

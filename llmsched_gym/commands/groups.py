@@ -21,6 +21,7 @@ from llmsched_gym.agents.learning.run import ROLLOUTS
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import CLUSTERS
 from llmsched_gym.commands.settings import CALIBRATED
+from llmsched_gym.env.named import SCENARIOS, NamedScenario
 from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.workload.mixes import DESCRIBED, WORKLOADS
 
@@ -114,7 +115,7 @@ def _with_name(settings: type[Any]) -> type[Any]:
 
 
 BeliefOptions = _with_name(BeliefSettings)
-GLOBAL = ("backend",)  # groups whose choices stand beside the others, under names of their own
+GLOBAL = ("backend", "scenario")  # groups whose choices stand beside the others, under names of their own
 
 
 def register_groups(choices: Mapping[str, Mapping[str, Any]] | None = None) -> None:
@@ -139,6 +140,7 @@ def groups() -> dict[str, dict[str, Any]]:
         "cluster": clusters
         | {"custom": CustomCluster(name="custom"), CALIBRATED: ClusterOptions(name=CALIBRATED)},
         "belief": beliefs | {"none": {"name": "none"}},
+        "scenario": {name: _scenario(name, one) for name, one in SCENARIOS.items()},
         "backend": {
             "simulator": {},
             "testbed": {
@@ -149,6 +151,18 @@ def groups() -> dict[str, dict[str, Any]]:
     }
 
 
+def _scenario(name: str, one: NamedScenario) -> dict[str, Any]:
+    """What a scenario sets; what the command line sets comes after it."""
+    sizes = {"engines": one.engines, "regular_executors": one.regular_executors}
+    return {
+        "defaults": [{"override /workload": one.workload}],
+        "scenario": name,
+        "workload": {"load": one.load, "arrivals": one.arrivals},
+        "cluster": sizes,
+        "num_jobs": one.num_jobs,
+    }
+
+
 def training_groups() -> dict[str, dict[str, Any]]:
     """The choices of each group of train.py, with their options."""
     shared = groups()
@@ -156,6 +170,6 @@ def training_groups() -> dict[str, dict[str, Any]]:
     agents = {name: _with_name(one.options)(name=name) for name, one in LEARNERS.items()}
     return {
         "agent": agents | {CUSTOM: {"name": CUSTOM, "path": MISSING} | DEFAULTS},
-        **{name: shared[name] for name in ("workload", "cluster", "belief")},
+        **{name: shared[name] for name in ("workload", "cluster", "belief", "scenario")},
         "rollout": {name: RolloutOptions(name=name) for name in ROLLOUTS},
     }

@@ -63,6 +63,7 @@ class TrainSettings(Settings):
     workload: Any = None
     cluster: Any = None
     belief: Any = None
+    scenario: Any = None
     num_jobs: Count
     max_stages: Count | None
     reward: Text

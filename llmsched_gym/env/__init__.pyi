@@ -7,6 +7,10 @@ from .features import JOB_FEATURES as JOB_FEATURES
 from .features import STAGE as STAGE
 from .features import STAGE_FEATURES as STAGE_FEATURES
 from .geometric import graph_data as graph_data
+from .named import SCENARIOS as SCENARIOS
+from .named import SUITE as SUITE
+from .named import NamedScenario as NamedScenario
+from .named import named_scenario as named_scenario
 from .reward import REWARDS as REWARDS
 from .reward import Reward as Reward
 from .reward import RewardError as RewardError
