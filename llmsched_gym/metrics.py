@@ -10,7 +10,7 @@ policies meet the same episodes, so that their differences resample pairs.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,6 +166,25 @@ def gap_closed(policy: ArrayLike, sjf: ArrayLike, oracle: ArrayLike) -> Estimate
     return _estimate(_gap_closed, policy, sjf, oracle)
 
 
+def mean_gap_closed(places: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> Estimate:
+    """The mean over several places of :func:`gap_closed`; every place counts alike.
+
+    Parameters
+    ----------
+    places
+        Policy, SJF and reference of each, [episodes] mean JCTs. Episodes of one number are
+        resampled together, in all places at once.
+
+    Raises
+    ------
+    ValueError
+        if there is no place, or they are not of one length.
+    """
+    if not places:
+        raise ValueError("places: there is none")
+    return _estimate(_mean_gap_closed, *(sample for place in places for sample in place))
+
+
 def _mean(sample: NDArray[np.float64], axis: int = -1) -> Any:
     return np.mean(sample, axis=axis)
 
@@ -183,6 +202,11 @@ def _gap_closed(
     gap = sjf.mean(axis) - oracle.mean(axis)
     gone = sjf.mean(axis) - policy.mean(axis)
     return np.divide(gone, gap, out=np.full_like(gap, np.nan), where=gap > 0)
+
+
+def _mean_gap_closed(*samples: NDArray[np.float64], axis: int = -1) -> Any:
+    shares = [_gap_closed(*samples[at : at + 3], axis=axis) for at in range(0, len(samples), 3)]
+    return np.mean(shares, axis=0)
 
 
 def _estimate(statistic: Statistic, *samples: ArrayLike) -> Estimate:

@@ -30,6 +30,7 @@ from llmsched_gym.settings import Count, Flag, Folder, Number, Policies, Setting
 # To what is measured:
 OF_NO_MATTER = ("processes", "overwrite", "animation", "report", "output_dir")
 EXPERIMENT = ("experiment", "workload", "cluster", "belief", "seed")  # what makes one
+SUITE = ("experiment", "policy", "belief", "seed")  # what makes a run of the suite
 
 
 class EvaluateSettings(Settings):
@@ -58,6 +59,13 @@ def runs_of(settings: EvaluateSettings, belief: str) -> tuple[Run, ...]:
     """The policy, its baselines and the clairvoyant reference; none twice."""
     policy = options("policy", settings.policy, groups()["policy"], more=True)
     return check_runs([*_runs(policy, settings.baselines), CLAIRVOYANT], belief)
+
+
+def one_policy(settings: EvaluateSettings) -> Options:
+    """Name (or ``module:Class``) and options of the policy, all together."""
+    policy = options("policy", settings.policy, groups()["policy"], more=True)
+    name, changed = _named(policy)
+    return {"name": name, **changed}
 
 
 def shown_to(settings: EvaluateSettings, made: dict[str, Any], belief: str) -> dict[str, Any]:
@@ -149,7 +157,8 @@ def show(result: Comparison, folder: Path) -> None:
 def kept_settings(given: dict[str, Any]) -> dict[str, Any]:
     """The settings that results are kept with and told apart by."""
     if "experiment" in given:
-        played = {name: given[name] for name in EXPERIMENT}
+        names = SUITE if "suite" in given["experiment"] else EXPERIMENT
+        played = {name: given[name] for name in names}
         experiment = {k: v for k, v in played["experiment"].items() if k != "ray"}
         return played | {"experiment": experiment}
     return {name: value for name, value in given.items() if name not in OF_NO_MATTER}

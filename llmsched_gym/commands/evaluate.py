@@ -23,6 +23,7 @@ from llmsched_gym.commands.comparison import (
     kept,
     kept_settings,
     load_of,
+    one_policy,
     progress_of,
     runs_of,
     show,
@@ -46,6 +47,8 @@ from llmsched_gym.evaluation.reporting import report
 from llmsched_gym.experiments.cells import Experiment
 from llmsched_gym.experiments.plan import plan
 from llmsched_gym.experiments.run import run_experiment
+from llmsched_gym.experiments.scores import run_suite
+from llmsched_gym.experiments.suite import plan_suite
 from llmsched_gym.files import staged
 from llmsched_gym.processes import cores
 
@@ -62,6 +65,14 @@ NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
     "num_jobs": "experiment.num_jobs",
     "max_stages": "observations that show all",
     "animation": "figures of its own",
+    "scenario": "experiment.workloads",
+}
+NOT_OF_SUITES = {
+    **dict.fromkeys(("scenario", "workload", "cluster"), "experiment.scenarios"),
+    **{name: NOT_OF_EXPERIMENTS[name] for name in ("episodes", "num_jobs", "max_stages")},
+    **dict.fromkeys(("baselines", "belief", "belief.name"), "experiment.policies"),
+    "animation": "a picture of its own",
+    "report": "a table and a picture of its own",
 }
 
 
@@ -95,24 +106,44 @@ def build_experiment(
     try:
         if "testbed" in given:
             raise ValueError("backend: experiments are played in the simulator, not on the testbed")
+        suite = is_suite(given)
         for name in overridden:
-            if name in NOT_OF_EXPERIMENTS:
-                instead = NOT_OF_EXPERIMENTS[name]
+            instead = _instead(name, suite)
+            if instead is not None:
                 raise ValueError(f"{name}: not an option of an experiment, which has {instead}")
         settings = _settings(given)
+        belief = belief_of(**options("belief", settings.belief, groups()["belief"]))[1]
+        folder = settings.output_dir / "cells"
+        if suite:
+            policy = one_policy(settings)
+            return plan_suite(settings.experiment, policy, belief, settings.seed, folder), settings
         workload = options("workload", settings.workload, groups()["workload"])
         del workload["load"], workload["arrival_rate"]
         made = plan(
             settings.experiment,
             workload,
             cluster_of(**options("cluster", settings.cluster, groups()["cluster"])),
-            belief_of(**options("belief", settings.belief, groups()["belief"]))[1],
+            belief,
             settings.seed,
-            settings.output_dir / "cells",
+            folder,
         )
     except (ValueError, OSError, ImportError) as error:
         raise InputError(one_line(error)) from error
     return made, settings
+
+
+def is_suite(given: dict[str, Any]) -> bool:
+    """Whether the settings are those of ``experiment=suite``."""
+    return isinstance(given.get("experiment"), dict) and "suite" in given["experiment"]
+
+
+def _instead(name: str, suite: bool) -> str | None:
+    """What an experiment has in place of an option that it does not have."""
+    if not suite:
+        return NOT_OF_EXPERIMENTS.get(name)
+    group = name.partition(".")[0]
+    whole = group in ("workload", "cluster")  # with all that is below: scenarios have their own
+    return NOT_OF_SUITES.get(group if whole else name)
 
 
 def _settings(given: dict[str, Any]) -> EvaluateSettings:
@@ -177,21 +208,18 @@ def experiment(
     """Do a whole experiment, or what is left of it; InputError for bad settings.
 
     What is kept of the settings is ``logged``, if that is given. Returns LLMSched's mean JCT in
-    seconds over the places of the main study.
+    seconds over the places of the main study; of the suite, what :func:`run_suite` does.
     """
     tell_of_compiling()
     with reading("reading the workloads, fitting the beliefs"):
         made, settings = build_experiment(given, overridden)
     about = kept_settings(given if logged is None else logged)
     with kept(settings, about):
-        return run_experiment(
-            made,
-            settings.output_dir,
-            settings.processes or cores(),
-            about,
-            report=settings.report,
-            ray=given["experiment"]["ray"],
-        )
+        where = settings.output_dir, settings.processes or cores(), about
+        ray = given["experiment"]["ray"]
+        if is_suite(given):
+            return run_suite(made, *where, ray)
+        return run_experiment(made, *where, report=settings.report, ray=ray)
 
 
 def _on_servers(given: dict[str, Any], logged: dict[str, Any]) -> float:

@@ -115,7 +115,10 @@ def _with_name(settings: type[Any]) -> type[Any]:
 
 
 BeliefOptions = _with_name(BeliefSettings)
-GLOBAL = ("backend", "scenario")  # groups whose choices stand beside the others, under names of their own
+GLOBAL = (
+    "backend",
+    "scenario",
+)  # groups whose choices stand beside the others, under names of their own
 
 
 def register_groups(choices: Mapping[str, Mapping[str, Any]] | None = None) -> None:

@@ -54,7 +54,7 @@ class NamedScenario:
 
 
 SCENARIOS: Mapping[str, NamedScenario] = {
-    "mixed": NamedScenario("a few huge jobs among many small ones", "mixed", load=2.0),
+    "mixed": NamedScenario("a few huge jobs among many small ones", "mixed"),
     "predefined": NamedScenario(
         "graphs that are known, of calls whose lengths are not", "predefined", num_jobs=100
     ),

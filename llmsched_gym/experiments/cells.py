@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ class Bench:
     folder : of the files of cells.
     digests : of each workload's jobs and arrivals.
     made_by : a digest of the code.
+    clusters : of the workloads that have one of their own.
     """
 
     workloads: dict[str, Workload]
@@ -92,17 +93,23 @@ class Bench:
     folder: Path
     digests: dict[str, str]
     made_by: str
+    clusters: dict[str, Cluster] = field(default_factory=dict)
+
+    def cluster_at(self, place: Place) -> Cluster:
+        """Where policies of a place play."""
+        return replace(self.clusters.get(place.workload, self.cluster), engines=place.engines)
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """All that the outcome of a cell depends on, but the code."""
-        latency = self.cluster.latency
+        here = self.cluster_at(cell.place)
+        latency = here.latency
         cluster = {
             "decode": latency.decode_coefficients,
             "prefill": latency.prefill_coefficients,
             "kv_capacity_tokens": latency.kv_capacity_tokens,
             "traits": [latency.token_budget, latency.joins],
-            "max_batch": self.cluster.max_batch,
-            "regular_executors": self.cluster.regular_executors,
+            "max_batch": here.max_batch,
+            "regular_executors": here.regular_executors,
         }
         jobs = self.digests[cell.place.workload]
         return {"cell": asdict(cell), "cluster": cluster, "jobs": jobs, "seed": self.seed}

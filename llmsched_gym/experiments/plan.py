@@ -32,7 +32,7 @@ from llmsched_gym.experiments.cells import (
     Variant,
 )
 from llmsched_gym.experiments.play import environment
-from llmsched_gym.experiments.sources import fingerprint as _fingerprint
+from llmsched_gym.experiments.sources import fingerprint
 from llmsched_gym.settings import (
     Count,
     Counts,
@@ -99,14 +99,14 @@ def plan(
     variants, missing = _compared(options, changed, belief, list(workloads))
     if not all(workload.has_rate for workload in workloads.values()):
         raise ValueError("workload.arrivals: an experiment compares loads, and these have none")
-    digests = {name: _digest(workload) for name, workload in workloads.items()}
+    digests = {name: digest(workload) for name, workload in workloads.items()}
     played = {v for named in (*variants.values(), *studies.values()) for v in named.values()}
-    made_by = _fingerprint({variant.policy for variant in played})
+    made_by = fingerprint({variant.policy for variant in played})
     bench = Bench(workloads, cluster, seed, folder, digests, made_by)
-    _try_out(bench, played, options.loads)
+    try_out(bench, [Place(name, options.loads[0], cluster.engines) for name in workloads], played)
     notes = tuple(dict.fromkeys((*notes, *missing, *_left_out(workloads.values(), cluster))))
     rows = (*_main_rows(options, bench, variants), *_study_rows(options, bench, studies))
-    quality = replace(_variant(EVALUATED, belief), policy=QUALITY)
+    quality = replace(variant_of(EVALUATED, belief), policy=QUALITY)
     return Experiment(bench, rows, _quality_cells(options, bench, quality), notes)
 
 
@@ -132,7 +132,7 @@ def _study_rows(
 
 
 def _row(options: Options, study: str, place: Place, label: str, variant: Variant) -> Row:
-    cells = _blocks(place, variant, options.num_jobs, options.episodes)
+    cells = blocks(place, variant, options.num_jobs, options.episodes)
     return Row(study, place, label, cells)
 
 
@@ -141,7 +141,7 @@ def _quality_cells(options: Options, bench: Bench, variant: Variant) -> tuple[Ce
     return tuple(
         cell
         for name in bench.workloads
-        for cell in _blocks(
+        for cell in blocks(
             Place(name, options.loads[0], bench.cluster.engines),
             variant,
             options.belief_num_jobs,
@@ -157,7 +157,7 @@ def _compared(
 
     And a line on each that needs a package which is not installed.
     """
-    evaluated, missing = _variant(EVALUATED, belief), list[str]()
+    evaluated, missing = variant_of(EVALUATED, belief), list[str]()
     compared = {workload: {EVALUATED: evaluated} for workload in workloads}
     for one in options.policies:
         given = dict(one) if isinstance(one, dict) else {}
@@ -173,7 +173,7 @@ def _compared(
             )
         try:
             if given or label != name:
-                variant = _with(given, f"experiment.policies.{label}", name, belief)
+                variant = with_options(given, f"experiment.policies.{label}", name, belief)
             else:
                 variant = _labelled(name, changed, belief)
         except MissingExtra as error:
@@ -182,7 +182,7 @@ def _compared(
         for variants in here:
             variants[label] = variant
     for name in (SJF, REFERENCE):
-        variant = _variant(name, belief)
+        variant = variant_of(name, belief)
         for variants in compared.values():
             variants.setdefault(name, variant)
     return compared, missing
@@ -203,19 +203,20 @@ def _ablations(options: Options, belief: BeliefSettings) -> dict[str, Variant]:
     for label, change in changes.items():
         given = dict(change)
         name = str(given.pop("name", EVALUATED))
-        variants[str(label)] = _with(given, f"experiment.ablations.{label}", name, belief)
+        variants[str(label)] = with_options(given, f"experiment.ablations.{label}", name, belief)
     return variants
 
 
-def _with(given: dict[str, Any], what: str, policy: str, belief: BeliefSettings) -> Variant:
+def with_options(given: dict[str, Any], what: str, policy: str, belief: BeliefSettings) -> Variant:
+    """A policy with options that a configuration gives; ``what`` names them in errors."""
     for name, value in given.items():
         if isinstance(value, list | dict):
             raise ValueError(f"{what}.{name}: {value!r} is no value")
-    return _variant(policy, belief, given)
+    return variant_of(policy, belief, given)
 
 
 def _labelled(name: str, changed: dict[str, Variant], belief: BeliefSettings) -> Variant:
-    return changed[name] if name in changed else _variant(name, belief)
+    return changed[name] if name in changed else variant_of(name, belief)
 
 
 def _studies(
@@ -224,12 +225,12 @@ def _studies(
     """The smaller studies that are asked for: their variants by label."""
     epsilon, fraction = (
         {
-            f"{EVALUATED}_{study}={value}": _variant(EVALUATED, belief, {option: value})
+            f"{EVALUATED}_{study}={value}": variant_of(EVALUATED, belief, {option: value})
             for value in getattr(options, study)
         }
         for study, option in (("epsilon", "epsilon"), ("fraction", "explore_fraction"))
     )
-    ablations = {EVALUATED: _variant(EVALUATED, belief)} | changed if changed else {}
+    ablations = {EVALUATED: variant_of(EVALUATED, belief)} | changed if changed else {}
     engines = {}
     if options.engines:
         names = map(str, options.engines_policies)
@@ -238,7 +239,9 @@ def _studies(
     return {study: variants for study, variants in studies.items() if variants}
 
 
-def _variant(name: str, settings: BeliefSettings, changes: dict[str, Any] | None = None) -> Variant:
+def variant_of(
+    name: str, settings: BeliefSettings, changes: dict[str, Any] | None = None
+) -> Variant:
     """A policy by its label, with options of its own, of the belief, or "belief" itself."""
     policy, belief = ("srtf", "oracle") if name == REFERENCE else (name, "bayes")
     options = dict(changes or {})
@@ -261,7 +264,8 @@ def _files(values: Iterable[Any]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
 
 
-def _blocks(place: Place, variant: Variant, num_jobs: int, episodes: int) -> tuple[Cell, ...]:
+def blocks(place: Place, variant: Variant, num_jobs: int, episodes: int) -> tuple[Cell, ...]:
+    """The cells of a variant in a place: at most ``BLOCK`` episodes each."""
     return tuple(
         Cell(place, variant, num_jobs, first, min(first + BLOCK, episodes) - 1)
         for first in range(0, episodes, BLOCK)
@@ -323,27 +327,25 @@ def _left_out(workloads: Iterable[Workload], cluster: Cluster) -> Iterator[str]:
         yield from fitted(workload, cluster).notes[len(workload.notes) :]
 
 
-def _try_out(bench: Bench, variants: Iterable[Variant], loads: Sequence[float]) -> None:
+def try_out(bench: Bench, places: Iterable[Place], variants: Iterable[Variant]) -> None:
     """Fit each belief once, for all processes, and meet what is wrong with workloads early."""
     settings = {variant.settings for variant in variants if variant.belief != "none"}
-    for name, one in product(bench.workloads, sorted(settings, key=repr)):
-        environment(bench, Place(name, loads[0], bench.cluster.engines), "bayes", one, 1)
+    for place, one in product(places, sorted(settings, key=repr)):
+        environment(bench, place, "bayes", one, 1)
 
 
 # --- What cells depend on -------------------------------------------------------------------------
 
 
-def _digest(workload: Workload) -> str:
+def digest(workload: Workload) -> str:
     """Of its jobs, its past jobs and its arrivals."""
-    digest = hashlib.sha256(repr((workload.replay, type(workload.arrivals).__name__)).encode())
+    found = hashlib.sha256(repr((workload.replay, type(workload.arrivals).__name__)).encode())
     drawn = workload.arrivals.draw(np.random.default_rng(0), 1000, 1.0)  # tells records apart
-    digest.update(drawn.tobytes())
+    found.update(drawn.tobytes())
     for bank in (workload.bank, workload.past):
         for field in fields(bank):
             if field.name == "sources":  # a trace may move
                 continue
             value = getattr(bank, field.name)
-            digest.update(
-                value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
-            )
-    return digest.hexdigest()
+            found.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+    return found.hexdigest()

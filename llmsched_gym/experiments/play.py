@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -27,7 +26,7 @@ def environment(
     try:
         return LLMSchedEnv(
             bench.workloads[place.workload],
-            replace(bench.cluster, engines=place.engines),
+            bench.cluster_at(place),
             num_jobs=num_jobs,
             load=place.load,
             belief=belief,
@@ -39,9 +38,9 @@ def environment(
 
 
 @lru_cache(maxsize=64)
-def _empty_cluster(bench: Bench, workload: str, engines: int) -> EmptyCluster:
-    cluster = replace(bench.cluster, engines=engines)
-    return EmptyCluster(fitted(bench.workloads[workload], cluster).bank, cluster)
+def _empty_cluster(bench: Bench, place: Place) -> EmptyCluster:
+    cluster = bench.cluster_at(place)
+    return EmptyCluster(fitted(bench.workloads[place.workload], cluster).bank, cluster)
 
 
 def play_cell(bench: Bench, cell: Cell) -> None:
@@ -82,7 +81,7 @@ def _play(bench: Bench, cell: Cell, number: int) -> dict[str, Any]:
     policy = make_policy(variant.policy, **dict(variant.options))
     episode = play(env, policy, variant.policy, bench.seed, number)
     jobs = env.state.jobs
-    alone = _empty_cluster(bench, place.workload, place.engines).alone_s(jobs["bank_job"])
+    alone = _empty_cluster(bench, place).alone_s(jobs["bank_job"])
     return {
         "number": number,
         "makespan_s": episode.makespan_s,

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -35,6 +35,7 @@ from llmsched_gym.notes import counted, during
 from llmsched_gym.processes import WorkerDied, map_processes, map_ray, start_ray
 
 Play = Callable[[Bench, Sequence[Cell], Callable[[int], None]], Any]
+Written = TypeVar("Written")
 
 
 def run_experiment(
@@ -72,18 +73,40 @@ def run_experiment(
     KeyboardInterrupt
         with a word on how to go on.
     """
+
+    def write(folder: Path, contents: dict[Cell, Any]) -> tuple[list[dict[str, Any]], Any]:
+        measured = measured_in(experiment, contents)
+        bench = experiment.bench
+        compared = comparisons(measured, bench.cluster.name, bench.seed)
+        summary = _write(folder, experiment, contents, measured, settings)
+        if report:
+            _report(folder, experiment, compared, settings["experiment"]["name"])
+        return summary, compared
+
+    summary, compared = finish(experiment, output_dir, processes, write, ray)
+    _print(experiment, compared, output_dir)
+    main = (row for row in summary if (row["study"], row["policy"]) == ("main", EVALUATED))
+    return float(np.mean([row["mean_jct_s"] for row in main]))
+
+
+def finish(
+    experiment: Experiment,
+    output_dir: Path,
+    processes: int,
+    write: Callable[[Path, dict[Cell, Any]], Written],
+    ray: str | None = None,
+) -> Written:
+    """Play what is not played yet, then let ``write`` fill a folder that replaces the results.
+
+    Options and errors are those of :func:`run_experiment`. Returns what ``write`` does.
+    """
     console = Console(stderr=True)
     try:
         with _playing(ray, processes) as play:
             experiment.bench.folder.mkdir(parents=True, exist_ok=True)
             contents = _play_all(experiment, play, console)
-        measured = _measured(experiment, contents)
-        bench = experiment.bench
-        compared = comparisons(measured, bench.cluster.name, bench.seed)
         with _status(console, "writing tables and figures"), staged(output_dir) as folder:
-            summary = _write(folder, experiment, contents, measured, settings)
-            if report:
-                _report(folder, experiment, compared, settings["experiment"]["name"])
+            return write(folder, contents)
     except OSError as error:
         raise InputError(f"output_dir: {one_line(error)}") from error
     except WorkerDied as error:
@@ -92,9 +115,6 @@ def run_experiment(
         if interrupted(error):
             raise KeyboardInterrupt("run the same command to go on") from None
         raise
-    _print(experiment, compared, output_dir)
-    main = (row for row in summary if (row["study"], row["policy"]) == ("main", EVALUATED))
-    return float(np.mean([row["mean_jct_s"] for row in main]))
 
 
 @contextmanager
@@ -177,7 +197,8 @@ def _advance(progress: Progress, task: TaskID, weight: float) -> None:
     progress.update(task, advance=weight, left=left - 1)
 
 
-def _measured(experiment: Experiment, contents: dict[Cell, Any]) -> list[Measured]:
+def measured_in(experiment: Experiment, contents: dict[Cell, Any]) -> list[Measured]:
+    """What the cells of an experiment say of each row."""
     return [
         Measured(
             row.study,

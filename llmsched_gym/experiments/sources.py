@@ -24,8 +24,8 @@ WITHOUT = (  # what does not change what is played
     *(f"evaluation/{name}.py" for name in ("comparing", "comparison", "figures", "results")),
     *(f"evaluation/{name}.py" for name in ("kept", "live", "tables", "verdict", "animation")),
     *(f"evaluation/{name}.py" for name in ("reporting", "report_page", "report_figures")),
-    *("experiments/run.py", "experiments/tables.py", "experiments/figures.py"),
-    "experiments/sources.py",
+    *(f"experiments/{name}.py" for name in ("run", "tables", "figures", "sources")),
+    *(f"experiments/{name}.py" for name in ("scores", "leaderboard")),
 )
 INSTALLED = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")}
 

@@ -1,4 +1,4 @@
-"""The six applications of LLMSched (Zhu et al., ICDCS 2025) and three more, fitted to measured jobs.
+"""The six applications of LLMSched (Zhu et al., ICDCS 2025) and three more, all of them fitted.
 
 ``APPLICATIONS[name](rng, job_id)`` draws one job. The same generator state gives the same job on
 any machine. Parameters, with the source of each, are in ``parameters.json``;

@@ -36,7 +36,8 @@ def draw(rng: np.random.Generator, job_id: str) -> Job:
         tasks = llm_tasks([group + constants["collapse_summaries"] for group in groups], sizes)
         stages.append(Stage("collapse_summaries", Kind.LLM, (last,), tasks, last))
     final = llm_tasks(
-        [sum(sizes) + constants["generate_final_summary"]], [marginals["final"].tokens(level["final"])]
+        [sum(sizes) + constants["generate_final_summary"]],
+        [marginals["final"].tokens(level["final"])],
     )
     stages.append(Stage("generate_final_summary", Kind.LLM, (len(stages) - 1,), final))
     return Job("map_reduce", job_id, tuple(stages))

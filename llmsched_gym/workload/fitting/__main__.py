@@ -29,7 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; 0, or 2 with one line on standard error and nothing written."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--shared", type=Path, required=True, help="folder with traces/, agent_traces/, structures/ and arrivals/"
+        "--shared",
+        type=Path,
+        required=True,
+        help="folder with traces/, agent_traces/, structures/ and arrivals/",
     )
     parser.add_argument(
         "--docs", type=Path, default=ROOT / "docs", help="folder of workloads.md (default: docs)"

@@ -370,7 +370,9 @@ def fit_fact_checking(measured: Measured) -> Section:
     repeated = [name for name in columns if name.startswith(("query", "verdict"))]
     return {
         "counts": {"claims": count(Counter(claims), f"{source}: claims of a text")},
-        "marginals": {name: marginal(groups, f"{source}: {name}") for name, groups in drawn.items()},
+        "marginals": {
+            name: marginal(groups, f"{source}: {name}") for name, groups in drawn.items()
+        },
         "shared": {name: shared_variance(columns[name]) for name in repeated},
         "copula": copula(columns, source),
     }
@@ -381,7 +383,13 @@ def fit_map_reduce(measured: Measured) -> Section:
     source, jobs = "traces/langchain_mapreduce.jsonl", measured.jobs["langchain_mapreduce"]
     parts = [job.stages[0] for job in jobs]
     rounds = measured.stages("langchain_mapreduce", "collapse_summaries")
-    limit = int(max(sum(outputs([part])) for part, job in zip(parts, jobs, strict=True) if len(job.stages) == 2))
+    limit = int(
+        max(
+            sum(outputs([part]))
+            for part, job in zip(parts, jobs, strict=True)
+            if len(job.stages) == 2
+        )
+    )
     added = {
         name: _median(
             (sum(prompts([after])) - sum(outputs([before]))) / len(after.tasks)
