@@ -205,8 +205,8 @@ def _gap_closed(
 
 
 def _mean_gap_closed(*samples: NDArray[np.float64], axis: int = -1) -> Any:
-    shares = [_gap_closed(*samples[at : at + 3], axis=axis) for at in range(0, len(samples), 3)]
-    return np.mean(shares, axis=0)
+    places = zip(samples[::3], samples[1::3], samples[2::3], strict=True)
+    return np.mean([_gap_closed(*place, axis=axis) for place in places], axis=0)
 
 
 def _estimate(statistic: Statistic, *samples: ArrayLike) -> Estimate:

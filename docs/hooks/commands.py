@@ -27,11 +27,12 @@ from llmsched_gym.agents import POLICIES
 from llmsched_gym.agents.learning.registry import LEARNERS
 from llmsched_gym.belief import BeliefSettings
 from llmsched_gym.commands.groups import groups, training_groups
+from llmsched_gym.env import SCENARIOS
 
 COMMANDS = {"evaluate": groups, "train": training_groups}
 MODULES = (
     *("workload.convert", "workload.validate", "cluster.calibration", "testbed.serve"),
-    *("testbed.calibrate", "workload.fitting"),
+    *("testbed.calibrate", "workload.fitting", "experiments.leaderboard"),
 )
 _OPTION = re.compile(r"( *)(\w+):(?: ([^#]*?))?(?:\s+# (.*))?$")
 WIDTH = 88  # columns of what --help prints
@@ -135,6 +136,12 @@ def _options(rows: list[Shown]) -> list[str]:
 def _group(group: str, nodes: Mapping[str, Any]) -> Iterator[str]:
     """The choices of a group: those with the same options in one table."""
     yield from (f"### {group}", "")
+    if group == "scenario":  # its choices set options of the other groups
+        yield from table(
+            ("scenario", "what it tests"), ((f"`{n}`", one.tests) for n, one in SCENARIOS.items())
+        )
+        yield from ("What each sets is in [The suite](../suite.md).", "")
+        return
     if group == "policy":
         first = {n: sections(made.__doc__)[""].split("\n\n")[0] for n, made in POLICIES.items()}
         yield from table(("policy", "what"), ((f"`{n}`", plain(said)) for n, said in first.items()))

@@ -16,13 +16,13 @@ from docstrings import code, entries, markdown, meanings, plain, sections, table
 from llmsched_gym.agents.decima import training as decima
 from llmsched_gym.agents.ppo import training as ppo
 from llmsched_gym.cluster.preset import CLUSTERS
-from llmsched_gym.env import BELIEFS, LLMSchedEnv, LLMSchedVectorEnv, Slo, Step
+from llmsched_gym.env import BELIEFS, SCENARIOS, LLMSchedEnv, LLMSchedVectorEnv, Slo, Step
 from llmsched_gym.env.features import Observation, describe, observation_space
 from llmsched_gym.env.outcome import episode_metrics
 from llmsched_gym.env.reward import REWARDS, Jobs
 from llmsched_gym.evaluation import results
 from llmsched_gym.evaluation.belief_quality import BELIEF_COLUMNS
-from llmsched_gym.experiments import tables
+from llmsched_gym.experiments import scores, tables
 from llmsched_gym.workload.mixes import WORKLOADS
 
 ROOT = Path(__file__).parents[2]
@@ -59,10 +59,17 @@ def pages() -> dict[str, str]:
 def _make() -> str:
     lines = ["# Options of gymnasium.make", "", "## One cluster", ""]
     lines += ['`gymnasium.make("LLMSched-v0", ...)`', "", *_parameters(LLMSchedEnv)]
+    lines += ["`scenario`, a name from [The suite](../suite.md), sets workload, load, cluster and"]
+    lines += ["`num_jobs` where these are not given.", ""]
     lines += ["## Many clusters", "", '`gymnasium.make_vec("LLMSched-v0", num_envs=N, ...)` takes']
     lines += ["these, and those above but `driver`:", "", *_parameters(LLMSchedVectorEnv)]
     lines += ["## Names", ""]
-    for option, names in (("workload", WORKLOADS), ("cluster", CLUSTERS), ("belief", BELIEFS)):
+    for option, names in (
+        ("workload", WORKLOADS),
+        ("cluster", CLUSTERS),
+        ("belief", BELIEFS),
+        ("scenario", SCENARIOS),
+    ):
         lines += [f"- `{option}`: {', '.join(f'`{name}`' for name in names)}"]
     return "\n".join([*lines, ""])
 
@@ -147,6 +154,10 @@ def _files() -> str:
             "jobs.csv.gz": tables.JOB_COLUMNS,
             "belief.csv": BELIEF_COLUMNS,
             "overhead.csv": tables.OVERHEAD_COLUMNS,
+        },
+        "evaluate.py experiment=suite": {
+            "episodes.csv": scores.EPISODE_COLUMNS,
+            "scores.csv": scores.SCORE_COLUMNS,
         },
         "train.py": {
             "progress.csv (`agent=decima`)": decima.COLUMNS,

@@ -44,10 +44,11 @@ class NamedScenario:
 
     def options(self) -> dict[str, Any]:
         """As those of :class:`LLMSchedEnv`: workload, cluster, num_jobs and load."""
-        sizes = {"engines": self.engines, "regular_executors": self.regular_executors}
         return {
             "workload": make_workload(self.workload, arrivals=self.arrivals),
-            "cluster": load_cluster(PRESET, **sizes),
+            "cluster": load_cluster(
+                PRESET, engines=self.engines, regular_executors=self.regular_executors
+            ),
             "num_jobs": self.num_jobs,
             "load": self.load,
         }

@@ -29,6 +29,7 @@ from llmsched_gym.plotting import looks_of, new_figure, save, shown_label
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LEAST = -100.0  # score of a picture's axis; what is below stands at its edge, with its number
 MEAN = "mean"  # over the scenarios, in place of one
 EPISODE_COLUMNS = (
     *("scenario", "policy", "episode", "seed", "num_jobs"),
@@ -38,6 +39,7 @@ SCORE_COLUMNS = (
     *("scenario", "policy", "mean_jct_s", "mean_jct_s_low", "mean_jct_s_high"),
     *("score", "score_low", "score_high"),
 )
+SMALL: Any = {"fontsize": 6.0, "verticalalignment": "center"}
 Means = list[float]  # the mean JCT of each episode, seconds
 
 
@@ -184,7 +186,7 @@ def table(found: Sequence[Score], policy: str) -> Table:
     names = [one.scenario for one in found if one.policy == policy]
     title = plain(f"{policy} on the suite {SUITE}")
     made = Table(title=title, title_justify="left", box=HORIZONTALS, pad_edge=False)
-    made.add_column("scenario")
+    made.add_column("scenario", overflow="fold")
     for head in ("SJF, s", "clair-\nvoyant, s", "mean JCT, s\n[95 %]", "score\n[95 %]"):
         made.add_column(plain(head), justify="right", no_wrap=True)
     for name in names:
@@ -206,7 +208,7 @@ def picture(found: Sequence[Score], title: str) -> Figure | None:
         return None
     names = list(dict.fromkeys(one.scenario for one in found))
     looks = looks_of(policies)
-    figure, axes = new_figure(title, 1.6 + len(names) * max(0.3, 0.14 * len(policies)))
+    figure, axes = new_figure(title, 1.6 + len(names) * max(0.3, 0.1 * len(policies)))
     for number, policy in enumerate(policies):
         shift = 0.6 * ((number + 0.5) / len(policies) - 0.5)
         for one in found:
@@ -214,13 +216,19 @@ def picture(found: Sequence[Score], title: str) -> Figure | None:
                 continue
             at, value = names.index(one.scenario) + shift, 100 * one.score.value
             if one.score.low is not None and one.score.high is not None:
-                ends = 100 * one.score.low, 100 * one.score.high
+                ends = [max(LEAST, 100 * end) for end in (one.score.low, one.score.high)]
                 axes.plot(ends, (at, at), color=looks[policy].colour, linewidth=1.2)
             label = shown_label(policy, ()) if one.scenario == names[0] else None
-            axes.plot([value], [at], linestyle="none", label=label, **looks[policy].dot())
+            look = looks[policy].dot() | {"markersize": 6, "clip_on": False}
+            axes.plot([max(LEAST, value)], [at], linestyle="none", label=label, **look)
+            if value < LEAST:
+                axes.annotate(
+                    f"{value:,.0f}", (LEAST, at), (6, 0), textcoords="offset points", **SMALL
+                )
     for value in (0, 100):
         axes.axvline(value, color="0.4", linewidth=0.8, zorder=1)
     axes.set_yticks(range(len(names)), names)
+    axes.set_xlim(left=max(LEAST, axes.get_xlim()[0]))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.axhline(len(names) - 1.5, color="0.4", linewidth=0.8)
     axes.set_xlabel("score: 0 is SJF, 100 the clairvoyant reference")

@@ -12,7 +12,7 @@ import yaml
 
 from llmsched_gym.agents import make_policy
 from llmsched_gym.commands.groups import groups, training_groups
-from llmsched_gym.env import REWARDS, LLMSchedEnv
+from llmsched_gym.env import REWARDS, SCENARIOS, LLMSchedEnv
 from support.pages import PAGES, ROOT, text_of
 
 hooks: Any = import_module("reference")
@@ -74,6 +74,12 @@ def test_every_option_of_the_commands(pages: dict[str, str]) -> None:
     shown = set(re.findall(r"^\| `([\w.]+)` \|", pages["reference/commands.md"], re.MULTILINE))
     for choices in (groups(), training_groups()):
         for group, nodes in choices.items():
+            if group == "scenario":  # sets options of the other groups
+                assert all(
+                    f"| `{name}` | {one.tests} |" in pages["reference/commands.md"]
+                    for name, one in SCENARIOS.items()
+                )
+                continue
             for node in nodes.values():
                 names = node if isinstance(node, dict) else vars(node)
                 left = set(names) - {"name", "defaults", "testbed"}

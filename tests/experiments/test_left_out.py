@@ -7,7 +7,7 @@ from pathlib import Path
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.experiments.cells import Bench, Place
-from llmsched_gym.experiments.plan import _digest, _left_out
+from llmsched_gym.experiments.plan import _left_out, digest
 from llmsched_gym.experiments.play import _empty_cluster, environment
 from llmsched_gym.workload.arrivals import Poisson
 from llmsched_gym.workload.bank import JobBank
@@ -40,5 +40,5 @@ def test_results_do_not_depend_on_where_a_trace_lies() -> None:
         Workload("own", bank(5, 10, source=source), bank(1, 2, source=source), Poisson())
         for source in ("a.jsonl:1", "b.jsonl:1")
     )
-    assert _digest(here) == _digest(there)
-    assert _digest(here) != _digest(Workload("own", bank(5, 11), bank(1, 2), Poisson()))
+    assert digest(here) == digest(there)
+    assert digest(here) != digest(Workload("own", bank(5, 11), bank(1, 2), Poisson()))

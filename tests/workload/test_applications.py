@@ -77,8 +77,10 @@ STAGES: dict[str, dict[str, Kind]] = {
     ),
     "tool_agent": {"llm": Kind.LLM, "tool": Kind.REGULAR},
 }
-PAPERS = ("sequence_sorting", "document_merging", "code_generation", "web_search")
-PAPERS += ("task_automation", "parallel_function_calling")
+PAPERS = (
+    *("sequence_sorting", "document_merging", "code_generation", "web_search"),
+    *("task_automation", "parallel_function_calling"),
+)
 every_application = pytest.mark.parametrize("application", APPLICATIONS)
 
 

@@ -1,4 +1,4 @@
-"""The six applications of LLMSched (Zhu et al., ICDCS 2025) and three more, all of them fitted.
+"""Nine applications, six of them LLMSched's (Zhu et al., ICDCS 2025), fitted to measured jobs.
 
 ``APPLICATIONS[name](rng, job_id)`` draws one job. The same generator state gives the same job on
 any machine. Parameters, with the source of each, are in ``parameters.json``;
