@@ -210,6 +210,7 @@ def picture(found: Sequence[Score], title: str) -> Figure | None:
     looks = looks_of(policies)
     figure, axes = new_figure(title, 1.6 + len(names) * max(0.3, 0.1 * len(policies)))
     for number, policy in enumerate(policies):
+        axes.plot([], [], linestyle="none", label=shown_label(policy, ()), **looks[policy].dot())
         shift = 0.6 * ((number + 0.5) / len(policies) - 0.5)
         for one in found:
             if one.policy != policy or one.score.value is None:
@@ -218,9 +219,8 @@ def picture(found: Sequence[Score], title: str) -> Figure | None:
             if one.score.low is not None and one.score.high is not None:
                 ends = [max(LEAST, 100 * end) for end in (one.score.low, one.score.high)]
                 axes.plot(ends, (at, at), color=looks[policy].colour, linewidth=1.2)
-            label = shown_label(policy, ()) if one.scenario == names[0] else None
             look = looks[policy].dot() | {"markersize": 6, "clip_on": False}
-            axes.plot([max(LEAST, value)], [at], linestyle="none", label=label, **look)
+            axes.plot([max(LEAST, value)], [at], linestyle="none", **look)
             if value < LEAST:
                 axes.annotate(
                     f"{value:,.0f}", (LEAST, at), (6, 0), textcoords="offset points", **SMALL

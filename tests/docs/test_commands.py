@@ -98,7 +98,8 @@ def check_policies(settings: dict[str, Any]) -> None:
         find_policy(one["name"] if isinstance(one, dict) else one)
     experiment = settings.get("experiment")
     if experiment is not None:
-        assert set(experiment) >= {"policies", "workloads", "loads"}
+        where = {"scenarios"} if "suite" in experiment else {"workloads", "loads"}
+        assert set(experiment) >= {"policies", *where}
 
 
 ELSEWHERE = ("docs/bring_your_jobs.md", "docs/bring_your_own.md")  # run by tests of their own

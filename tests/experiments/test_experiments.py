@@ -228,7 +228,7 @@ def command(run_main: Command) -> Command:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("experiment=best", "choose from paper, paper_quick, traces"),
+        ("experiment=best", "choose from paper, paper_quick, suite, traces"),
         ("experiment.episode=3", "episode"),
         (
             "+experiment.episode=3",
@@ -346,7 +346,7 @@ def test_what_has_changed_is_played_again(
         return f"code {len(calls)}"  # as if it were edited while cells are played
 
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "_fingerprint", other_code)
+        patch.setattr(plan, "fingerprint", other_code)
         second = written()
     assert kept(first, second) == 0
     assert second.keys() == first.keys()

@@ -28,7 +28,7 @@ def test_all_parts_of_an_experiment_leave_out_the_same_jobs(tmp_path: Path) -> N
     bench = Bench({"own": workload}, cluster, 0, tmp_path, {"own": "x"}, "y")
     env = environment(bench, Place("own", 1.0, 2), "none", BeliefSettings(), 2)
     assert env.bank.job_ids == ("10", "900")
-    short, long = _empty_cluster(bench, "own", 2).alone_s([0, 1])
+    short, long = _empty_cluster(bench, Place("own", 1.0, 2)).alone_s([0, 1])
     assert short < long < 30
     (note,) = _left_out([workload], cluster)
     assert note in env.workload.notes
