@@ -222,7 +222,7 @@ def one_line(code: int, out: str, err: str) -> str:
         ("rollout.num_workers=3", "rollout.num_workers: 3 workers have only 2 groups"),
         ("rollout.num_workers=0", "num_workers: 0 is not a whole number of at least 1"),
         ("rollout=ray ray.address=127.0.0.1:1", "ray.address: no Ray at '127.0.0.1:1'"),
-        ("belief=none", "belief: Decima reads demands, so it needs prior, bayes or oracle"),
+        ("belief=none", "belief: the network reads demands, so it needs prior, bayes or oracle"),
         ("agent=ppo rollout=ray", "rollout: stable-baselines3 collects in this process, so ray is"),
         ("agent=ppo belief=none", "belief: the network reads demands, so it needs prior, bayes or"),
         ("agent=ppo agent.steps=0", "agent.steps: 0 is not a whole number of at least 1"),

@@ -1,4 +1,4 @@
-"""Decima's message passing as PyTorch Geometric writes it: to read, and to test the fast path by."""
+"""Decima's message passing in PyTorch Geometric: to read, and to test the fast path by."""
 
 from __future__ import annotations
 

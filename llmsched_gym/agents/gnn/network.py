@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 from torch_geometric.data import HeteroData
-from torch_geometric.nn import GATv2Conv, HeteroConv
+from torch_geometric.nn import GATv2Conv, HeteroConv, SAGEConv
 
 from llmsched_gym.agents.decima.network import (
     SCALES,
@@ -33,6 +33,7 @@ EDGES = (
     ("stage", "on", "pool"),
     ("pool", "runs", "stage"),
 )
+ALONE = (EDGES[2], EDGES[4])  # over which a node hears one other: nothing to pay attention to
 POOLS = 2  # of a cluster: its LLM engines, its regular executors
 
 
@@ -77,7 +78,8 @@ class GNNetwork(GraphNetwork):
 
     A map of its own makes embeddings of the nodes of each kind from their features (scaled
     logarithms). In each layer a node adds to its embedding what it hears over each kind of edge,
-    where attention says how much of whom. The score of a stage depends on the embeddings of the
+    where attention says how much of whom (a stage has one job and one pool: there it is a linear
+    map, ``SAGEConv``). The score of a stage depends on the embeddings of the
     stage, its job and its pool, that of waiting on those of both pools.
 
     Parameters
@@ -180,9 +182,12 @@ class GNNetwork(GraphNetwork):
 
 
 def _layer(embedding: int, heads: int) -> HeteroConv:
-    """What hears over all kinds of edge: another operator of PyTorch Geometric would do as well."""
-    operators = {
-        kind: GATv2Conv((embedding, embedding), embedding // heads, heads, add_self_loops=False)
+    """What hears over all kinds of edge: other operators of PyTorch Geometric would do as well."""
+    size = (embedding, embedding)
+    operators: dict[tuple[str, str, str], nn.Module] = {
+        kind: SAGEConv(size, embedding, root_weight=False)
+        if kind in ALONE
+        else GATv2Conv(size, embedding // heads, heads, add_self_loops=False)
         for kind in EDGES
     }
     return HeteroConv(operators, aggr="sum")
