@@ -149,7 +149,7 @@ def _files() -> str:
             "overhead.csv": tables.OVERHEAD_COLUMNS,
         },
         "train.py": {
-            "progress.csv (`agent=decima`)": decima.COLUMNS,
+            "progress.csv (`agent=decima`, `gnn`)": decima.COLUMNS,
             "progress.csv (`agent=ppo`)": ppo.COLUMNS,
             "held_out.csv": ("policy", "mean_jct_s"),
         },

@@ -1,12 +1,12 @@
 """Networks whose weights are all random, as if they had been trained."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from llmsched_gym.agents.decima.network import DecimaNetwork, GraphNetwork
-from llmsched_gym.agents.gnn.network import GNNetwork
+from llmsched_gym.agents.gnn.network import GNNetwork, make_network
 
 torch.set_num_threads(1)  # tests run side by side
 
@@ -18,9 +18,9 @@ def noisy(seed: int = 0, spread: float = 0.2, **sizes: int) -> DecimaNetwork:
     return with_noise(DecimaNetwork(**sizes, seed=seed), seed, spread)
 
 
-def noisy_gnn(seed: int = 0, spread: float = 0.2, **sizes: int) -> GNNetwork:
+def noisy_gnn(seed: int = 0, spread: float = 0.2, **sizes: Any) -> GNNetwork:
     """The same of the GNN."""
-    return with_noise(GNNetwork(**sizes, seed=seed), seed, spread)
+    return with_noise(make_network(None, seed, **sizes), seed, spread)
 
 
 def with_noise(network: N, seed: int, spread: float) -> N:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmsched_gym.agents.base import Actions, Observation, Policy, register
 from llmsched_gym.agents.learning.options import MOST_UNITS
@@ -81,11 +81,11 @@ class Decima(Policy):
             f"or the name of a shipped one ({names})"
         )
 
-    @staticmethod
-    def _network(**sizes: int) -> GraphNetwork:
+    def _network(self, **options: Any) -> GraphNetwork:
+        """A network with these options, others being the default."""
         from llmsched_gym.agents.decima.network import DecimaNetwork
 
-        return DecimaNetwork(**sizes)
+        return DecimaNetwork(**options)
 
     def _load(self, path: Path) -> GraphNetwork:
         """The network of a checkpoint."""

@@ -7,6 +7,9 @@ with Graph Convolutional Networks", ESWC 2018 (``HeteroConv``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
@@ -24,8 +27,10 @@ from llmsched_gym.agents.decima.network import (
     scales_of,
 )
 from llmsched_gym.env.features import CLUSTER_FEATURES, JOB_FEATURES, STAGE, STAGE_FEATURES
+from llmsched_gym.imports import import_for
 
 NODES = ("stage", "job", "pool")
+FEATURES = {"stages": STAGE_FEATURES, "jobs": JOB_FEATURES, "cluster": CLUSTER_FEATURES}
 EDGES = (
     ("stage", "follows", "stage"),
     ("stage", "of", "job"),
@@ -46,8 +51,8 @@ def hetero_data(graph: Graph) -> HeteroData:
     observation of a node) of
 
     - "stage", [n, stage features], and "job", [m, job features];
-    - "pool", [2 B, cluster features + 1]: of each observation its LLM engines, then its regular
-      executors. The last feature is 1 for these.
+    - "pool", [2 B, 1 + cluster features]: of each observation its LLM engines, then its regular
+      executors. The first feature is 1 for these.
 
     and ``edge_index`` of what tells what to what: children to their parents ("follows"), stages to
     their job ("of") and back ("has"), stages to the pool they run on ("on") and back ("runs").
@@ -64,13 +69,39 @@ def hetero_data(graph: Graph) -> HeteroData:
     on = torch.stack((stage, pool))[:, regular | (graph.stages[:, STAGE["is_llm"]] > 0)]
     data["stage"].x, data["stage"].batch = graph.stages, cluster
     data["job"].x, data["job"].batch = graph.jobs, graph.job_cluster
-    data["pool"].x = torch.cat((both, which.to(both).unsqueeze(1)), dim=1)
+    data["pool"].x = torch.cat((which.to(both).unsqueeze(1), both), dim=1)
     data["pool"].batch = torch.arange(len(graph.cluster), device=of.device).repeat_interleave(POOLS)
     for kind, edges in zip(
         EDGES, (graph.edges.flip(0), of, of.flip(0), on, on.flip(0)), strict=True
     ):
         data[kind].edge_index = edges
     return data
+
+
+def make_network(path: str | None = None, seed: int = 0, **options: Any) -> GNNetwork:
+    """A :class:`GNNetwork` with weights that follow from the seed, or one at ``module:Class``.
+
+    Raises
+    ------
+    ValueError
+        if there is none, or for heads that are not of one length.
+    PolicyError
+        for what its module raises.
+    """
+    kind = GNNetwork if path is None else _find_network(path)
+    with torch.random.fork_rng(devices=[]):  # layers draw from torch's own generator
+        torch.manual_seed(seed)
+        return kind(**options)
+
+
+def _find_network(path: str) -> type[GNNetwork]:
+    module, colon, name = path.partition(":")
+    if not colon:
+        raise ValueError(f"{path!r} is not of the form my_module:MyNetwork")
+    found = getattr(import_for(path, module), name, None)
+    if not (isinstance(found, type) and issubclass(found, GNNetwork)):
+        raise ValueError(f"{module} has no subclass {name!r} of {__name__}.GNNetwork")
+    return found
 
 
 class GNNetwork(GraphNetwork):
@@ -89,7 +120,8 @@ class GNNetwork(GraphNetwork):
     head : units of the hidden layer that scores stages; default 32.
     layers : of attention; default 2, so that a pool hears of the jobs whose stages it runs.
     heads : of attention; default 2.
-    seed : determines the weights.
+    columns : how many columns it reads of each table of the observation, the first ones; default
+        all.
 
     Raises
     ------
@@ -109,36 +141,34 @@ class GNNetwork(GraphNetwork):
         head: int = 32,
         layers: int = 2,
         heads: int = 2,
-        seed: int = 0,
+        columns: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         if embedding % heads:
             raise ValueError(f"embedding: {embedding} is not a multiple of {heads} heads")
         self.options = {"embedding": embedding, "hidden": hidden, "head": head}
         self.options |= {"layers": layers, "heads": heads}
-        features = (STAGE_FEATURES, JOB_FEATURES, CLUSTER_FEATURES)
-        scales = [scales_of(table, SCALES) for table in features]
-        scales[-1] = torch.cat((scales[-1], torch.ones(1)))  # of which pool it is
+        read = {table: len(features) for table, features in FEATURES.items()} | dict(columns or {})
+        scales = [scales_of(features[: read[t]], SCALES) for t, features in FEATURES.items()]
+        scales[-1] = torch.cat((torch.ones(1), scales[-1]))  # of which pool it is
         for kind, scale in zip(NODES, scales, strict=True):
             self.register_buffer(f"{kind}_scale", scale, persistent=False)
-        linear = len(STAGE_FEATURES) + len(JOB_FEATURES)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.embed = nn.ModuleDict(
-                {
-                    kind: nn.Sequential(
-                        nn.Linear(len(scale), hidden),
-                        nn.LeakyReLU(0.2),
-                        nn.Linear(hidden, embedding),
-                    )
-                    for kind, scale in zip(NODES, scales, strict=True)
-                }
-            )
-            self.layers = nn.ModuleList(_layer(embedding, heads) for _ in range(layers))
-            self.score = nn.Sequential(
-                nn.Linear(3 * embedding + linear, head), nn.LeakyReLU(0.2), nn.Linear(head, 1)
-            )
-            self.of_pool = nn.Linear(embedding, linear + 1)
+        linear = read["stages"] + read["jobs"]
+        self.embed = nn.ModuleDict(
+            {
+                kind: nn.Sequential(
+                    nn.Linear(len(scale), hidden),
+                    nn.LeakyReLU(0.2),
+                    nn.Linear(hidden, embedding),
+                )
+                for kind, scale in zip(NODES, scales, strict=True)
+            }
+        )
+        self.layers = nn.ModuleList(_layer(embedding, heads) for _ in range(layers))
+        self.score = nn.Sequential(
+            nn.Linear(3 * embedding + linear, head), nn.LeakyReLU(0.2), nn.Linear(head, 1)
+        )
+        self.of_pool = nn.Linear(embedding, linear + 1)
         self.weights = nn.Parameter(torch.zeros(POOLS * linear))
         with torch.no_grad():
             self.of_pool.weight.mul_(0.1)
@@ -148,7 +178,8 @@ class GNNetwork(GraphNetwork):
     def forward(self, graph: Graph, preference: Tensor | None = None) -> Decision:
         """The log-probabilities of all actions, as of any :class:`GraphNetwork`."""
         data, legal = hetero_data(graph), legal_stages(graph)
-        x = {kind: data[kind].x.log1p() * getattr(self, f"{kind}_scale") for kind in NODES}
+        scales = {kind: getattr(self, f"{kind}_scale") for kind in NODES}
+        x = {kind: data[kind].x[:, : len(scale)].log1p() * scale for kind, scale in scales.items()}
         e = self.embeddings(x, data.edge_index_dict)
 
         of_pool = self.of_pool(e["pool"]).reshape(len(graph.cluster), POOLS, -1)

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from llmsched_gym.agents.decima.options import DecimaOptions
+from llmsched_gym.agents.learning.run import TrainingError
 
 if TYPE_CHECKING:
     from llmsched_gym.agents.gnn.network import GNNetwork
+
+SIZES = ("embedding", "hidden", "head", "layers", "heads")  # of a network
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class GNNOptions(DecimaOptions):
     ----------
     embedding, hidden, head, layers, heads : sizes of the network
         (:class:`llmsched_gym.agents.gnn.network.GNNetwork`).
+    network : one of one's own, my_module:MyNetwork, or None.
 
     Raises
     ------
@@ -32,6 +36,7 @@ class GNNOptions(DecimaOptions):
     head: int = 32
     layers: int = 2
     heads: int = 2
+    network: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,7 +46,19 @@ class GNNOptions(DecimaOptions):
             )
 
     def make_network(self, seed: int = 0) -> GNNetwork:
-        """A network of these sizes, whose weights follow from the seed."""
-        from llmsched_gym.agents.gnn.network import GNNetwork
+        """A network of these sizes, whose weights follow from the seed.
 
-        return GNNetwork(self.embedding, self.hidden, self.head, self.layers, self.heads, seed)
+        Raises
+        ------
+        TrainingError
+            if there is no such network of one's own.
+        PolicyError
+            for what its module raises.
+        """
+        from llmsched_gym.agents.gnn.network import make_network
+
+        sizes = {name: getattr(self, name) for name in SIZES}
+        try:
+            return make_network(self.network, seed, **sizes)
+        except ValueError as error:
+            raise TrainingError(f"agent.network: {error}") from error

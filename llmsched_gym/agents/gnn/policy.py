@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmsched_gym.agents.base import register
 from llmsched_gym.agents.decima.policy import Decima
+from llmsched_gym.agents.gnn.options import SIZES
 
 if TYPE_CHECKING:
     from llmsched_gym.agents.gnn.network import GNNetwork
@@ -24,9 +25,12 @@ class GNN(Decima):
     checkpoint : the name of a shipped one, "mixed_bayes" (the workload and the belief it was
         trained with; the default), or the path of a file that ``train.py agent=gnn`` wrote.
     greedy : take the likeliest action (default); else draw one from the network's probabilities.
+    network : of one's own that the checkpoint is of, my_module:MyNetwork; None (default): ours.
 
     Raises
     ------
+    ValueError
+        if there is no such network.
     CheckpointError
         a ValueError, if there is no such checkpoint or it cannot be used.
     MissingExtra
@@ -34,11 +38,16 @@ class GNN(Decima):
     """
 
     kind = "gnn"
-    sizes = ("embedding", "head", "heads", "hidden", "layers")
+    sizes = SIZES
     shipped = Path(__file__).parent / "checkpoints"
 
-    @staticmethod
-    def _network(**sizes: int) -> GNNetwork:
-        from llmsched_gym.agents.gnn.network import GNNetwork
+    def __init__(
+        self, checkpoint: str | None = None, greedy: bool = True, network: str | None = None
+    ) -> None:
+        self._path = network
+        super().__init__(checkpoint, greedy)
 
-        return GNNetwork(**sizes)
+    def _network(self, **options: Any) -> GNNetwork:
+        from llmsched_gym.agents.gnn.network import make_network
+
+        return make_network(self._path, **options)

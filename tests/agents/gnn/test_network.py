@@ -19,7 +19,7 @@ from llmsched_gym.agents.decima.network import (
     graph_of,
     log_prob,
 )
-from llmsched_gym.agents.gnn.network import GNNetwork, hetero_data
+from llmsched_gym.agents.gnn.network import GNNetwork, hetero_data, make_network
 from llmsched_gym.env.features import JOB, STAGE
 from support.noisy import noisy_gnn
 from support.observations import (
@@ -100,8 +100,8 @@ def test_nodes_know_their_observation(seed: int) -> None:
         used = int(seen["job_mask"].sum())
         np.testing.assert_array_equal(data["job"].x[data["job"].batch == b], seen["jobs"][:used])
         engines, regular = data["pool"].x[data["pool"].batch == b]
-        assert engines.tolist() == [*seen["cluster"].tolist(), 0]
-        assert regular.tolist() == [*seen["cluster"].tolist(), 1]
+        assert engines.tolist() == [0, *seen["cluster"].tolist()]
+        assert regular.tolist() == [1, *seen["cluster"].tolist()]
 
 
 # --- what probabilities depend on -----------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_with_nothing_to_choose_nothing_is_chosen() -> None:
 )
 def test_one_weight_makes_it_a_well_known_policy(policy: str, feature: str, sign: int) -> None:
     """With waiting ruled out."""
-    network, known = GNNetwork(), make_policy(policy)
+    network, known = make_network(), make_policy(policy)
     with torch.no_grad():
         for part in (network.score, network.of_pool):
             for weights in part.parameters():
@@ -263,11 +263,21 @@ def test_the_gradient_reaches_every_weight() -> None:
 
 def test_the_seed_determines_the_weights_and_nothing_else_is_drawn() -> None:
     state = torch.get_rng_state()
-    first, again, other = GNNetwork(seed=1), GNNetwork(seed=1), GNNetwork(seed=2)
+    first, again, other = make_network(seed=1), make_network(seed=1), make_network(seed=2)
     assert torch.equal(torch.get_rng_state(), state)
     for name, weights in first.state_dict().items():
         assert torch.equal(weights, again.state_dict()[name])
     assert not torch.equal(first.of_pool.weight, other.of_pool.weight)
+
+
+def test_fewer_columns_are_the_first_ones() -> None:
+    """What stands in later columns, of which a checkpoint knows nothing, makes no difference."""
+    fewer = make_network(columns={"stages": 11, "jobs": 8})
+    graph = graph_of(stacked(batch_of(1)))
+    cut = graph._replace(stages=graph.stages[:, :11], jobs=graph.jobs[:, :8])
+    for one, other in zip(fewer(graph), fewer(cut), strict=True):
+        assert torch.equal(one, other)
+    assert len(fewer.preference()) == 2 * (11 + 8)
 
 
 def test_heads_are_of_one_length() -> None:

@@ -55,7 +55,7 @@ def test_the_network_that_ships_is_used_by_default() -> None:
     [
         ({"layers": 3}, "its tensors are not those of a network {'layers': 3}"),
         ({"embedding": 6, "heads": 4}, "embedding: 6 is not a multiple of 4 heads"),
-        ({"depth": 3}, "how its network is made: embedding, head, heads, hidden, layers are"),
+        ({"depth": 3}, "how its network is made: embedding, hidden, head, layers, heads are"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_used_is_named(

@@ -1,8 +1,10 @@
 """Training the GNN as Decima is trained: its files, and that a run can stop and go on anywhere."""
 
 import math
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from llmsched_gym.agents.learning.held_out import HeldOut
 from llmsched_gym.agents.learning.run import TrainingError
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from support import runs
+from support.pages import programs
 from support.runs import ENVIRONMENT, finish, rows, stopped, training
 
 TINY = GNNOptions(
@@ -158,3 +161,21 @@ def test_options_make_the_network() -> None:
     options = GNNOptions(embedding=6, hidden=5, head=4, layers=1, heads=3)
     assert isinstance(network := options.make_network(), GNNetwork)
     assert network.options == {"embedding": 6, "hidden": 5, "head": 4, "layers": 1, "heads": 3}
+
+
+def test_a_network_of_ones_own_is_trained_and_plays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one of the page."""
+    (program,) = (one for one in programs("docs/gnn.md") if one.file == "my_gnn.py")
+    (tmp_path / "my_gnn.py").write_text(program.text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_gnn", raising=False)
+    run, mine = training(tmp_path / "out"), "my_gnn:MyNetwork"
+    module.train(run, replace(TINY, network=mine))
+    path = str(tmp_path / "out" / BEST)
+    policy = make_policy("gnn", checkpoint=path, network=mine)
+    finish(policy, LLMSchedEnv(**ENVIRONMENT, strict=True))
+    with pytest.raises(ValueError, match="its tensors are not those of a network"):
+        make_policy("gnn", checkpoint=path)
