@@ -13,7 +13,7 @@ torch.set_num_threads(1)  # tests run side by side
 N = TypeVar("N", bound=GraphNetwork)
 
 
-def noisy(seed: int = 0, spread: float = 0.2, **sizes: int) -> DecimaNetwork:
+def noisy(seed: int = 0, spread: float = 0.2, **sizes: Any) -> DecimaNetwork:
     """A network of Decima with noise added to all its weights, those that begin with 0 as well."""
     return with_noise(DecimaNetwork(**sizes, seed=seed), seed, spread)
 

@@ -106,8 +106,9 @@ class Decima(Policy):
                 f"{path}: it does not say how its network is made: {', '.join(self.sizes)} are "
                 f"whole numbers between 1 and {MOST_UNITS}"
             )
+        columns = {table: len(names) for table, names in meta["features"].items()}
         try:
-            network = self._network(**sizes)
+            network = self._network(**sizes, columns=columns)
             check_tensors(tensors, network.state_dict())
         except ValueError as error:
             raise CheckpointError(
