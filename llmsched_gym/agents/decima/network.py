@@ -223,9 +223,11 @@ class GraphNetwork(nn.Module, ABC):
     Attributes
     ----------
     options : what to make the like with.
+    columns : how many it reads of each table of the observation: stages, jobs, cluster.
     """
 
     options: dict[str, int]
+    columns: tuple[int, int, int]
 
     @abstractmethod
     def forward(self, graph: Graph, preference: Tensor | None = None) -> Decision:
@@ -248,6 +250,14 @@ class GraphNetwork(nn.Module, ABC):
         Scores are then those of ``policy=resource_srtf`` until something is learnt: what is added
         to them begins at 0, as waiting does at never.
         """
+
+    def prefer_least_work(self) -> None:
+        """Let the linear part be minus the work of the job on what a stage asks for."""
+        stages, jobs, _ = self.columns
+        wanted = torch.zeros(2, stages + jobs)
+        for kind, name in enumerate(("work_llm_s", "work_regular_s")):
+            wanted[kind, stages + JOB[name]] = -1.0
+        self.preference().copy_(wanted.flatten())
 
 
 class DecimaNetwork(GraphNetwork):
@@ -332,12 +342,8 @@ class DecimaNetwork(GraphNetwork):
 
     def begin_as_resource_srtf(self) -> None:
         """Begin as any :class:`GraphNetwork` may."""
-        wanted = torch.zeros(self.parts[1])
-        for block, name in enumerate(("work_llm_s", "work_regular_s")):
-            features = self.columns[0] + self.columns[1]
-            wanted[block * features + self.columns[0] + JOB[name]] = -1.0
+        self.prefer_least_work()
         with torch.no_grad():
-            self.preference().copy_(wanted)
             self.score.weight.zero_()
             _, linear, wait = self.heads.weight.split_with_sizes(self.parts)
             linear.zero_()

@@ -17,6 +17,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.nn import GATv2Conv, HeteroConv, SAGEConv
 
 from llmsched_gym.agents.decima.network import (
+    NEVER,
     SCALES,
     Decision,
     Graph,
@@ -153,7 +154,8 @@ class GNNetwork(GraphNetwork):
         scales[-1] = torch.cat((torch.ones(1), scales[-1]))  # of which pool it is
         for kind, scale in zip(NODES, scales, strict=True):
             self.register_buffer(f"{kind}_scale", scale, persistent=False)
-        linear = read["stages"] + read["jobs"]
+        self.columns = read["stages"], read["jobs"], read["cluster"]
+        linear = sum(self.columns[:2])
         self.embed = nn.ModuleDict(
             {
                 kind: nn.Sequential(
@@ -174,6 +176,14 @@ class GNNetwork(GraphNetwork):
             self.of_pool.weight.mul_(0.1)
             self.of_pool.bias.zero_()
             self.of_pool.bias[-1] = -1.0  # of waiting, which seldom pays
+
+    def begin_as_resource_srtf(self) -> None:
+        """Begin as any :class:`GraphNetwork` may."""
+        self.prefer_least_work()
+        with torch.no_grad():
+            for weights in (*self.score[-1].parameters(), *self.of_pool.parameters()):
+                weights.zero_()
+            self.of_pool.bias[-1] = NEVER
 
     def forward(self, graph: Graph, preference: Tensor | None = None) -> Decision:
         """The log-probabilities of all actions, as of any :class:`GraphNetwork`."""

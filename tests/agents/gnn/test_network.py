@@ -233,6 +233,18 @@ def test_one_weight_makes_it_a_well_known_policy(policy: str, feature: str, sign
         assert acted == known.act(seen)
 
 
+@given(SEEDS)
+@settings(max_examples=30)
+def test_it_may_begin_as_resource_srtf(seed: int) -> None:
+    network, known = noisy_gnn(seed % 1000), make_policy("resource_srtf")
+    network.begin_as_resource_srtf()
+    members = batch_of(seed, 3)
+    found = probabilities(network, stacked(members))
+    for member, of_member in zip(members, found, strict=True):
+        action = int(np.asarray(known.act(member)))
+        assert of_member[action] == pytest.approx(of_member.max(), rel=1e-4)
+
+
 def test_a_preference_is_added_to_the_weights() -> None:
     graph, network = graph_of(stacked(batch_of(0))), noisy_gnn(spread=0.05)
     added = torch.randn(len(network.preference()), generator=torch.Generator().manual_seed(0))
