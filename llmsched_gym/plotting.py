@@ -65,6 +65,7 @@ OWN_COLOURS = {
     "topological_uncertainty": "#600C60",
     "llmsched_priced": "#8A2BE2",
     "resource_srtf": "#9C4884",
+    "gnn": "#D800B4",
 }
 FREE_COLOURS = ("#54603C", "#FC306C")  # for policies of the user's own, before others
 

@@ -117,6 +117,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(checkout: Path, built: Pat
         *("cluster/presets/constant.yaml", "configs/evaluate.yaml", "configs/train.yaml"),
         *("configs/experiment/paper.yaml", "workload/applications/parameters.json"),
         *("agents/decima/checkpoints/mixed_bayes.safetensors", "env/__init__.pyi", "py.typed"),
+        "agents/gnn/checkpoints/mixed_bayes.safetensors",
         "agents/ppo/checkpoints/mixed_bayes.safetensors",
     ):
         assert f"llmsched_gym/{kind}" in installed

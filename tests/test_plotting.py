@@ -173,7 +173,8 @@ def test_means_that_are_far_apart_are_marks_on_a_logarithmic_axis() -> None:
 def test_others_take_what_is_free() -> None:
     many = looks_of(["sjf", *(f"mine{number}" for number in range(20))])
     colours = [one.colour for one in many.values()]
-    assert len(set(colours[:18])) == 18
+    free = len(OWN_COLOURS) + len(FREE_COLOURS)
+    assert len(set(colours[:free])) == free
     assert many["sjf"].colour not in colours[1:]
 
 

@@ -176,7 +176,8 @@ def _said(group: str, choice: str, node: Any) -> dict[str, str]:
     if group == "policy":
         return meanings(POLICIES[choice])
     if group == "agent":
-        return meanings(LEARNERS[choice].options)
+        inherited = (meanings(one) for one in reversed(LEARNERS[choice].options.__mro__[:-1]))
+        return {name: said for options in inherited for name, said in options.items()}
     if group == "belief":
         return meanings(BeliefSettings)
     return comments(type(node)) if is_dataclass(node) else {}

@@ -160,7 +160,7 @@ def _files() -> str:
             "scores.csv": scores.SCORE_COLUMNS,
         },
         "train.py": {
-            "progress.csv (`agent=decima`)": decima.COLUMNS,
+            "progress.csv (`agent=decima`, `gnn`)": decima.COLUMNS,
             "progress.csv (`agent=ppo`)": ppo.COLUMNS,
             "held_out.csv": ("policy", "mean_jct_s"),
         },

@@ -28,12 +28,14 @@ SHORT = (
     *(*JOBS, "agent.iterations=4", "agent.epochs=2"),
     *("agent.evaluate_every=2", "agent.evaluation_episodes=2"),
 )
+REPLICAS = (
+    *("agent.groups=2", "agent.replicas=4", "agent.warm_start_decisions=20"),
+    *("agent.iterations=3", "agent.tuning_iterations=1"),
+    *("agent.horizon_start_s=10", "agent.horizon_end_s=40"),
+)
 TINY = {
-    "decima": (
-        *("agent.groups=2", "agent.replicas=4", "agent.warm_start_decisions=20"),
-        *("agent.iterations=3", "agent.tuning_iterations=1"),
-        *("agent.horizon_start_s=10", "agent.horizon_end_s=40"),
-    ),
+    "decima": REPLICAS,
+    "gnn": (*REPLICAS, "agent.layers=1"),
     "ppo": ("agent.environments=3", "agent.steps=20", "agent.minibatch=30"),
 }
 FILES = [
@@ -46,7 +48,8 @@ Command = Callable[..., tuple[int, str, str]]
 
 def tiny(*arguments: str) -> tuple[str, ...]:
     """What makes a training run short, for the agent that the arguments name."""
-    return (*SHORT, *TINY["ppo" if "agent=ppo" in arguments else "decima"])
+    agent = next((name for name in TINY if f"agent={name}" in arguments), "decima")
+    return (*SHORT, *TINY[agent])
 
 
 @pytest.fixture
@@ -205,7 +208,7 @@ def one_line(code: int, out: str, err: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("agent=best", "agent: unknown 'best', choose from custom, decima, ppo"),
+        ("agent=best", "agent: unknown 'best', choose from custom, decima, gnn, ppo"),
         ("workload=best", "workload: unknown 'best', choose from chain_like, "),
         ("preset=best", "preset: unknown 'best', choose from tiny"),
         ("rollout=best", "rollout: unknown 'best', choose from ray, threads"),
@@ -222,7 +225,11 @@ def one_line(code: int, out: str, err: str) -> str:
         ("rollout.num_workers=3", "rollout.num_workers: 3 workers have only 2 groups"),
         ("rollout.num_workers=0", "num_workers: 0 is not a whole number of at least 1"),
         ("rollout=ray ray.address=127.0.0.1:1", "ray.address: no Ray at '127.0.0.1:1'"),
-        ("belief=none", "belief: Decima reads demands, so it needs prior, bayes or oracle"),
+        ("belief=none", "belief: the network reads demands, so it needs prior, bayes or oracle"),
+        ("agent=gnn agent.heads=3", "agent.embedding: 16 is not a multiple of agent.heads=3"),
+        ("agent=gnn agent.network=mine", "agent.network: 'mine' is not of the form my_module:MyN"),
+        ("agent=gnn agent.network=nowhere:N", "agent.network: nowhere:N: cannot import 'nowhere'"),
+        ("agent=gnn agent.network=json:N", "agent.network: json has no subclass 'N' of llmsched_"),
         ("agent=ppo rollout=ray", "rollout: stable-baselines3 collects in this process, so ray is"),
         ("agent=ppo belief=none", "belief: the network reads demands, so it needs prior, bayes or"),
         ("agent=ppo agent.steps=0", "agent.steps: 0 is not a whole number of at least 1"),

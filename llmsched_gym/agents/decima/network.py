@@ -10,6 +10,7 @@ nor on what else is in the batch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -204,7 +205,7 @@ def _in_use(mask: Any) -> Any:
 
 # Features enter as scale * log(1 + feature), so that most are between 0 and 2 at any load. The
 # three scales of 0 are of what would not hold for other workloads and for longer episodes.
-_SCALES = {
+SCALES = {
     **{"application": 0.0, "time_s": 0.0, "jobs_to_arrive": 0.0},
     **{"is_llm": 1.44, "is_regular": 1.44, "is_dynamic": 1.44, "ready": 1.44, "presence": 1.44},
     **{"prompt_tokens": 0.15, "entropy_bits": 0.7, "batch_slowdown": 1.0},
@@ -216,7 +217,50 @@ _SHARPNESS = 10.0  # of the linear part of a score
 _STAGES_OF_A_JOB = 10.0  # what the sum over the stages of a job is divided by
 
 
-class DecimaNetwork(nn.Module):
+class GraphNetwork(nn.Module, ABC):
+    """A network that :mod:`llmsched_gym.agents.decima.training` trains.
+
+    Attributes
+    ----------
+    options : what to make the like with.
+    columns : how many it reads of each table of the observation: stages, jobs, cluster.
+    """
+
+    options: dict[str, int]
+    columns: tuple[int, int, int]
+
+    @abstractmethod
+    def forward(self, graph: Graph, preference: Tensor | None = None) -> Decision:
+        """The log-probabilities of all actions of all observations.
+
+        Parameters
+        ----------
+        preference : float32 [B, 2 f], added to the weights of the linear part: first those of LLM
+            stages for the f features of a stage and its job, then those of regular stages.
+        """
+
+    @abstractmethod
+    def preference(self) -> Tensor:
+        """A view of the weights of the linear part, as far as no cluster changes them: [2 f]."""
+
+    @abstractmethod
+    def begin_as_resource_srtf(self) -> None:
+        """Let the linear part order jobs by the work on what a stage asks for, and all else wait.
+
+        Scores are then those of ``policy=resource_srtf`` until something is learnt: what is added
+        to them begins at 0, as waiting does at never.
+        """
+
+    def prefer_least_work(self) -> None:
+        """Let the linear part be minus the work of the job on what a stage asks for."""
+        stages, jobs, _ = self.columns
+        wanted = torch.zeros(2, stages + jobs)
+        for kind, name in enumerate(("work_llm_s", "work_regular_s")):
+            wanted[kind, stages + JOB[name]] = -1.0
+        self.preference().copy_(wanted.flatten())
+
+
+class DecimaNetwork(GraphNetwork):
     """Scores every legal stage and waiting, and turns the scores into probabilities.
 
     Each stage v gets an embedding that tells of everything below it, from x_v, a map of its
@@ -278,7 +322,7 @@ class DecimaNetwork(nn.Module):
         self.score = _Linear(head, 1)
         self.heads = _Linear(hidden, sum(self.parts))
         for name, features in _FEATURES.items():
-            scales = scales_of(features[: read[name]], _SCALES)
+            scales = scales_of(features[: read[name]], SCALES)
             self.register_buffer(f"scale_of_{name}", scales, persistent=False)
         self._initialise(np.random.default_rng(seed))
 
@@ -297,17 +341,9 @@ class DecimaNetwork(nn.Module):
             self.heads.bias[-1] = -2.0  # of waiting, which seldom pays
 
     def begin_as_resource_srtf(self) -> None:
-        """Let the linear part order jobs by the work on what a stage asks for, and all else wait.
-
-        Scores are then those of ``policy=resource_srtf`` until something is learnt: what is added
-        to them begins at 0, as waiting does at never.
-        """
-        wanted = torch.zeros(self.parts[1])
-        for block, name in enumerate(("work_llm_s", "work_regular_s")):
-            features = self.columns[0] + self.columns[1]
-            wanted[block * features + self.columns[0] + JOB[name]] = -1.0
+        """Begin as any :class:`GraphNetwork` may."""
+        self.prefer_least_work()
         with torch.no_grad():
-            self.preference().copy_(wanted)
             self.score.weight.zero_()
             _, linear, wait = self.heads.weight.split_with_sizes(self.parts)
             linear.zero_()
@@ -315,13 +351,7 @@ class DecimaNetwork(nn.Module):
             self.heads.bias[-1] = NEVER
 
     def forward(self, graph: Graph, preference: Tensor | None = None) -> Decision:
-        """The log-probabilities of all actions of all observations.
-
-        Parameters
-        ----------
-        preference : float32 [B, 2 f], added to the weights of the linear part: first those of LLM
-            stages for the f features of a stage and its job, then those of regular stages.
-        """
+        """The log-probabilities of all actions, as of any :class:`GraphNetwork`."""
         legal = legal_stages(graph)
         wide = self.columns
         stages = graph.stages[:, : wide[0]].log1p() * self.scale_of_stages
@@ -344,9 +374,9 @@ class DecimaNetwork(nn.Module):
         of_stage = self.score_stage(torch.cat((stages, e.index_select(0, legal.stage)), dim=1))
         scores = self.score(_act(of_stage + of_job.index_select(0, legal.job))).squeeze(1)
         features = torch.cat((stages, jobs.index_select(0, legal.job)), dim=1)
-        scores = scores + _linear_part(legal, features, weights)
+        scores = scores + linear_part(legal, features, weights)
         wait = wait.squeeze(1).masked_fill(~graph.can_wait, -torch.inf)
-        return Decision(*_log_softmax(graph, legal, scores, wait))
+        return Decision(*log_softmax(graph, legal, scores, wait))
 
     def preference(self) -> Tensor:
         """A view of the weights of the linear part, as far as no cluster changes them: [2 f]."""
@@ -489,7 +519,7 @@ def legal_stages(graph: Graph) -> LegalStages:
     return LegalStages(stage, job, graph.job_cluster.index_select(0, job))
 
 
-def _linear_part(legal: LegalStages, features: Tensor, weights: Tensor) -> Tensor:
+def linear_part(legal: LegalStages, features: Tensor, weights: Tensor) -> Tensor:
     """The linear part of the scores, 0 for the best of each observation: [k].
 
     Parameters
@@ -513,7 +543,7 @@ def _least(values: Tensor, group: Tensor, groups: int) -> Tensor:
     return least.scatter_reduce(0, index, values, "amin", include_self=False)
 
 
-def _log_softmax(
+def log_softmax(
     graph: Graph, legal: LegalStages, scores: Tensor, wait: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities [n], [B] from scores of legal stages [k] and of waiting, -inf if not."""

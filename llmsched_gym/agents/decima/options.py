@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from llmsched_gym.agents.learning.options import check_numbers, in_seconds
+
+if TYPE_CHECKING:
+    from llmsched_gym.agents.decima.network import GraphNetwork
 
 DEVICES = ("cpu", "cuda")
 FIRST = ("resource_srtf",)  # what a network can begin as
@@ -59,6 +62,7 @@ class DecimaOptions:
         for a number out of its range, or another device.
     """
 
+    kind: ClassVar[str] = "decima"  # of the checkpoints
     iterations: int = 8
     groups: int = 4
     replicas: int = 16
@@ -106,3 +110,9 @@ class DecimaOptions:
     def at_rate(self, jobs_per_s: float) -> Self:
         """These options with seconds in place of each None that stands for a number of jobs."""
         return replace(self, **in_seconds(self, _JOBS, jobs_per_s))
+
+    def make_network(self, seed: int = 0) -> GraphNetwork:
+        """A network of these sizes, whose weights follow from the seed."""
+        from llmsched_gym.agents.decima.network import DecimaNetwork
+
+        return DecimaNetwork(self.embedding, self.hidden, self.head, seed)

@@ -6,10 +6,10 @@ Processing Clusters", SIGCOMM 2019.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmsched_gym.agents.base import Actions, Observation, Policy, register
 from llmsched_gym.agents.learning.options import MOST_UNITS
@@ -17,10 +17,9 @@ from llmsched_gym.checks import is_whole
 from llmsched_gym.errors import MissingExtra
 
 if TYPE_CHECKING:  # torch takes seconds to import, and nobody else needs it
-    from llmsched_gym.agents.decima.network import DecimaNetwork
+    from llmsched_gym.agents.decima.network import GraphNetwork
 
 DEFAULT = "mixed_bayes"
-SIZES = {"embedding", "hidden", "head"}  # of a network
 
 
 @register("decima")
@@ -44,6 +43,7 @@ class Decima(Policy):
 
     needs_belief = True
     kind: ClassVar[str] = "decima"  # of its checkpoints
+    sizes: ClassVar[Collection[str]] = ("embedding", "head", "hidden")  # that make a network
     shipped: ClassVar[Path] = Path(__file__).parent / "checkpoints"
 
     def __init__(self, checkpoint: str | None = None, greedy: bool = True) -> None:
@@ -51,7 +51,7 @@ class Decima(Policy):
             raise ValueError(f"greedy: {greedy!r} is not true or false")
         self.greedy = greedy
         path = self._find(DEFAULT if checkpoint is None else str(checkpoint))
-        self.network = _load(path, self.kind)
+        self.network = self._load(path)
 
     def act(self, observation: Observation) -> Actions:
         """The likeliest action, or one drawn: a number for each member of a batch."""
@@ -81,6 +81,42 @@ class Decima(Policy):
             f"or the name of a shipped one ({names})"
         )
 
+    def _network(self, **options: Any) -> GraphNetwork:
+        """A network with these options, others being the default."""
+        from llmsched_gym.agents.decima.network import DecimaNetwork
+
+        return DecimaNetwork(**options)
+
+    def _load(self, path: Path) -> GraphNetwork:
+        """The network of a checkpoint."""
+        try:
+            from llmsched_gym.agents.learning.checkpoint import CheckpointError, check_tensors, load
+
+            self._network()
+        except ImportError as error:
+            raise MissingExtra(
+                f"it needs {error.name}: python -m pip install 'llmsched-gym[train]'"
+            ) from error
+        tensors, meta = load(path, self.kind, fewer=True)
+        sizes = meta.get("network")
+        if not (
+            isinstance(sizes, dict) and {*sizes} <= {*self.sizes} and _are_sizes(sizes.values())
+        ):
+            raise CheckpointError(
+                f"{path}: it does not say how its network is made: {', '.join(self.sizes)} are "
+                f"whole numbers between 1 and {MOST_UNITS}"
+            )
+        columns = {table: len(names) for table, names in meta["features"].items()}
+        try:
+            network = self._network(**sizes, columns=columns)
+            check_tensors(tensors, network.state_dict())
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path}: its tensors are not those of a network {sizes}: {error}"
+            ) from error
+        network.load_state_dict(tensors)
+        return network
+
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
@@ -93,33 +129,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _load(path: Path, kind: str) -> DecimaNetwork:
-    try:
-        from llmsched_gym.agents.decima.network import DecimaNetwork
-        from llmsched_gym.agents.learning.checkpoint import CheckpointError, check_tensors, load
-    except ImportError as error:
-        raise MissingExtra(
-            f"it needs {error.name}: python -m pip install 'llmsched-gym[train]'"
-        ) from error
-    tensors, meta = load(path, kind, fewer=True)
-    sizes = meta.get("network")
-    if not isinstance(sizes, dict) or not sizes.keys() <= SIZES or not _are_sizes(sizes.values()):
-        raise CheckpointError(
-            f"{path}: it does not say how its network is made: {', '.join(sorted(SIZES))} are "
-            f"whole numbers between 1 and {MOST_UNITS}"
-        )
-    columns = {table: len(names) for table, names in meta["features"].items()}
-    network = DecimaNetwork(**sizes, columns=columns)
-    try:
-        check_tensors(tensors, network.state_dict())
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path}: its tensors are not those of a network {network.options}: {error}"
-        ) from error
-    network.load_state_dict(tensors)
-    return network
 
 
 def _are_sizes(values: Iterable[object]) -> bool:

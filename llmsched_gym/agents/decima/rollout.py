@@ -16,8 +16,8 @@ from torch import Tensor
 from llmsched_gym.agents.base import Observation, make_policy
 from llmsched_gym.agents.decima.network import (
     WAIT,
-    DecimaNetwork,
     Graph,
+    GraphNetwork,
     actions,
     choose,
     graph_of,
@@ -96,7 +96,7 @@ class Task(NamedTuple):
     noise: float = 0.0
 
 
-def weights_of(network: DecimaNetwork) -> dict[str, NDArray[Any]]:
+def weights_of(network: GraphNetwork) -> dict[str, NDArray[Any]]:
     """The weights of a network, for a :class:`Task`."""
     return {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
 
@@ -116,7 +116,7 @@ class Recorder:
 
     def __init__(
         self,
-        network: DecimaNetwork,
+        network: GraphNetwork,
         generators: Sequence[np.random.Generator],
         expert: Act | None = None,
     ) -> None:
@@ -162,9 +162,9 @@ def _numbers(graph: Graph, acted: NDArray[Any], wait: int) -> NDArray[np.int64]:
     return np.where(acted == wait, WAIT, first + acted)
 
 
-def likeliest(network: DecimaNetwork, preference: NDArray[np.float64] | None = None) -> Act:
+def likeliest(network: GraphNetwork, preference: NDArray[np.float64] | None = None) -> Act:
     """Always the likeliest action; with ``preference`` [N, 2 f], to a network that prefers other
-    things in each environment (:meth:`llmsched_gym.agents.decima.network.DecimaNetwork.forward`).
+    things in each environment (:meth:`llmsched_gym.agents.decima.network.GraphNetwork.forward`).
     """
     preferences = None if preference is None else torch.from_numpy(preference).float()
 
@@ -209,7 +209,7 @@ class Chunk:
     def __init__(self, training: Training, options: DecimaOptions, groups: Sequence[int]) -> None:
         self._seed, self._replicas, self._groups = training.seed, options.replicas, groups
         self._envs = make_environments(training.environment, len(groups) * options.replicas, 1)
-        self._network = DecimaNetwork(options.embedding, options.hidden, options.head)
+        self._network = options.make_network()
         self._stopped = False
 
     def collect(self, task: Task) -> Rollout:

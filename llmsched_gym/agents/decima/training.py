@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llmsched_gym.agents.base import make_policy
-from llmsched_gym.agents.decima.network import WAIT, DecimaNetwork, Graph, entropy, join, log_prob
+from llmsched_gym.agents.decima.network import WAIT, Graph, GraphNetwork, entropy, join, log_prob
 from llmsched_gym.agents.decima.options import DecimaOptions
 from llmsched_gym.agents.decima.rollout import (
     COLLECTORS,
@@ -168,7 +168,7 @@ class Loss(NamedTuple):
     clipped: Tensor
 
 
-def ppo_loss(network: DecimaNetwork, sample: Sample, clip: float, bonus: float) -> Loss:
+def ppo_loss(network: GraphNetwork, sample: Sample, clip: float, bonus: float) -> Loss:
     """The clipped surrogate, less the entropy times its bonus."""
     decision = network(sample.graph)
     difference = log_prob(decision, sample.chosen) - sample.log_prob
@@ -182,7 +182,7 @@ def ppo_loss(network: DecimaNetwork, sample: Sample, clip: float, bonus: float) 
     return Loss(policy - bonus * nats, policy, nats, kl, clipped.float())
 
 
-def imitation_loss(network: DecimaNetwork, sample: Sample, bonus: float) -> Loss:
+def imitation_loss(network: GraphNetwork, sample: Sample, bonus: float) -> Loss:
     """Minus the log-likelihood of what was chosen (by an expert), less the entropy times its bonus:
     what is certain explores nothing, and PPO learns nothing from it.
     """
@@ -194,11 +194,11 @@ def imitation_loss(network: DecimaNetwork, sample: Sample, bonus: float) -> Loss
     return Loss(-log.sum() - bonus * nats, -log.sum(), nats, kl, torch.zeros_like(kl))
 
 
-LossOf = Callable[[DecimaNetwork, Sample], Loss]
+LossOf = Callable[[GraphNetwork, Sample], Loss]
 
 
 def update(
-    learner: Learner[DecimaNetwork],
+    learner: Learner[GraphNetwork],
     samples: Sequence[Sample],
     loss_of: LossOf,
     options: DecimaOptions,
@@ -229,7 +229,7 @@ def update(
 
 
 def _step(
-    learner: Learner[DecimaNetwork],
+    learner: Learner[GraphNetwork],
     minibatch: Sequence[Sample],
     loss_of: LossOf,
     max_gradient: float,
@@ -278,7 +278,7 @@ def _choices(samples: Sequence[Sample]) -> int:
 
 
 def iterate(
-    learner: Learner[DecimaNetwork],
+    learner: Learner[GraphNetwork],
     collect: Collect,
     seed: int,
     options: DecimaOptions,
@@ -322,7 +322,6 @@ def _between(start: float | None, end: float | None, done: float) -> float:
 
 # --- training -------------------------------------------------------------------------------------
 
-KIND = "decima"  # of the checkpoints
 COLUMNS = (
     *("iteration", "seconds", "decisions", "horizon_s", "limit_s", "return", "mean_jobs", "jct_s"),
     *("learning_rate", *Loss._fields, "gradient", "decisions_per_s", "collect_s", "update_s"),
@@ -338,7 +337,7 @@ def train(training: Training, options: DecimaOptions) -> dict[str, float]:
 
     Returns
     -------
-    Mean JCT on the held-out episodes in seconds, of Decima at its best and of other policies.
+    Mean JCT on the held-out episodes in seconds, of the network at its best and of other policies.
 
     Raises
     ------
@@ -354,7 +353,9 @@ def train(training: Training, options: DecimaOptions) -> dict[str, float]:
         held_out = HeldOut(training.environment, options.evaluation_episodes)
         timed = options.at_rate(held_out.scenario.rate)
         total = options.iterations + options.tuning_iterations
-        course = Course(KIND, training, held_out, likeliest, total, options.evaluate_every, COLUMNS)
+        course = Course(
+            options.kind, training, held_out, likeliest, total, options.evaluate_every, COLUMNS
+        )
         with ThreadPoolExecutor(THREADS) as pool:
 
             def go_on() -> dict[str, float]:
@@ -368,7 +369,7 @@ def train(training: Training, options: DecimaOptions) -> dict[str, float]:
 def check(training: Training, options: DecimaOptions) -> None:
     """TrainingError for settings that do not fit together."""
     if training.environment["belief"] == "none":
-        raise TrainingError("belief: Decima reads demands, so it needs prior, bayes or oracle")
+        raise TrainingError("belief: the network reads demands, so it needs prior, bayes or oracle")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise TrainingError("agent.device: torch finds no CUDA device here, choose cpu")
     if training.workers > options.groups:
@@ -383,7 +384,7 @@ def check(training: Training, options: DecimaOptions) -> None:
             raise TrainingError(f"agent.warm_start: {error}") from error
 
 
-def begin(training: Training, options: DecimaOptions) -> Learner[DecimaNetwork]:
+def begin(training: Training, options: DecimaOptions) -> Learner[GraphNetwork]:
     """A new learner, or the one of the last checkpoint if training is to be resumed.
 
     Raises
@@ -392,11 +393,11 @@ def begin(training: Training, options: DecimaOptions) -> Learner[DecimaNetwork]:
         for a checkpoint that is damaged, was made with other settings, or would be overwritten.
     """
     seed = int(random_stream(training.seed, WEIGHTS).integers(2**63))
-    network = DecimaNetwork(options.embedding, options.hidden, options.head, seed)
+    network = options.make_network(seed)
     if options.begin_as is not None:
         network.begin_as_resource_srtf()
     network.to(options.device)
     optimizer = torch.optim.Adam(network.parameters(), options.learning_rate)
     learner = Learner(network, network, optimizer)
-    go_on_from(learner, last_state(training, KIND), training)
+    go_on_from(learner, last_state(training, options.kind), training)
     return learner

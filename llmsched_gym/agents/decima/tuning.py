@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmsched_gym.agents.decima.network import DecimaNetwork
+from llmsched_gym.agents.decima.network import GraphNetwork
 from llmsched_gym.agents.decima.options import DecimaOptions
 from llmsched_gym.agents.decima.rollout import (
     Collect,
@@ -37,7 +37,7 @@ FAR = 2.5  # deviations, beyond which a difference counts no more
 
 
 def tune(
-    learner: Learner[DecimaNetwork], collect: Collect, seed: int, options: DecimaOptions
+    learner: Learner[GraphNetwork], collect: Collect, seed: int, options: DecimaOptions
 ) -> dict[str, float]:
     """Play whole episodes with other preferences, and go where they were better; returns what
     happened, for the logs.

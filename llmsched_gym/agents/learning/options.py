@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MOST = 10**9  # of any number that may not be infinite
 MOST_UNITS = 1024  # of a layer of a network
 _MOST = {
-    **dict.fromkeys(("embedding", "hidden", "head"), MOST_UNITS),
+    **dict.fromkeys(("embedding", "hidden", "head", "layers", "heads"), MOST_UNITS),
     **dict.fromkeys(("groups", "replicas", "environments", "evaluation_episodes"), 10_000),
 }
 

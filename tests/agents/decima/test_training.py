@@ -70,7 +70,9 @@ def rollouts(tmp_path_factory: pytest.TempPathFactory) -> list[Rollout]:
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> DecimaNetwork:
     """The one that acted in ``rollouts``."""
-    return ppo.begin(training(tmp_path_factory.mktemp("run")), TINY).network
+    network = ppo.begin(training(tmp_path_factory.mktemp("run")), TINY).network
+    assert isinstance(network, DecimaNetwork)
+    return network
 
 
 @pytest.fixture
@@ -447,7 +449,7 @@ def test_a_damaged_checkpoint_is_told(uninterrupted: Path, tmp_path: Path, damag
     ("changed", "options", "message"),
     [
         ({"workers": 4}, TINY, "rollout.num_workers: 4 .* 3 groups"),
-        ({"environment": ENVIRONMENT | {"belief": "none"}}, TINY, "belief: Decima"),
+        ({"environment": ENVIRONMENT | {"belief": "none"}}, TINY, "belief: the network"),
         ({}, DecimaOptions(warm_start="sfj"), "agent.warm_start: policy: unknown 'sfj'"),
     ],
 )

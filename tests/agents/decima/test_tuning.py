@@ -9,7 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_gym.agents.decima.network import DecimaNetwork, actions, choose, graph_of
+from llmsched_gym.agents.decima.network import (
+    DecimaNetwork,
+    GraphNetwork,
+    actions,
+    choose,
+    graph_of,
+)
 from llmsched_gym.agents.decima.options import DecimaOptions
 from llmsched_gym.agents.decima.rollout import (
     COLLECTORS,
@@ -35,7 +41,7 @@ OPTIONS = DecimaOptions(iterations=1, groups=2, replicas=4, tuning_iterations=10
 SIZE = 2 * (len(STAGE) + len(JOB))
 
 
-def learner_with(network: DecimaNetwork, iteration: int = 1) -> Learner[DecimaNetwork]:
+def learner_with(network: GraphNetwork, iteration: int = 1) -> Learner[GraphNetwork]:
     optimizer = torch.optim.Adam(network.parameters())
     return Learner(network, network, optimizer, iteration=iteration)
 
