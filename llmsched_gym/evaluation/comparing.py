@@ -16,7 +16,7 @@ from llmsched_gym.agents.base import Policy
 from llmsched_gym.checks import is_whole
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
-from llmsched_gym.evaluation.comparison import CLAIRVOYANT, Comparison, Evaluation, Run, check_runs
+from llmsched_gym.evaluation.comparison import Comparison, Evaluation, Run, check_runs, clairvoyants
 from llmsched_gym.workload.mixes import Workload
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def compare(
     processes
         At once; policies that are defined in a notebook can only be played in one.
     reference
-        Add the clairvoyant reference, ``srtf_oracle``.
+        Add the clairvoyant references ``srtf_oracle`` and, not on servers, ``srtf_own_oracle``.
     servers
         Play on these in real time (see :mod:`llmsched_gym.evaluation.live`) instead of simulating.
 
@@ -73,7 +73,8 @@ def compare(
         for what a policy raises.
     """
     _check(episodes, processes, seed, options)
-    runs = check_runs([*_runs(policies), *([CLAIRVOYANT] if reference else [])], belief)
+    references = clairvoyants(servers is not None) if reference else ()
+    runs = check_runs([*_runs(policies), *references], belief)
     given = {"num_jobs": num_jobs, "load": load, "arrival_rate": arrival_rate, **options}
     shown = load if arrival_rate is None else None
     if servers is not None:
