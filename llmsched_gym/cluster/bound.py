@@ -50,17 +50,13 @@ class LowerBound:
             work=np.where(llm, calls.work, tools.duration),
         )
         self._path = way.path
-        self._machines = (
-            _Machine(cluster.engines, calls.pieces(way), bank, llm),
-            _Machine(cluster.regular_executors, tools.pieces(way), bank, ~llm),
-        )
+        self._machines = {
+            "engines": _Machine(cluster.engines, calls.pieces(way), bank, llm),
+            "executors": _Machine(cluster.regular_executors, tools.pieces(way), bank, ~llm),
+        }
 
     def mean_jct_s(self, jobs: ArrayLike, arrival_s: ArrayLike) -> float:
-        """Seconds that no mean JCT of an episode is below.
-
-        The largest of: the mean critical path at batch size 1; and for the engines, and for the
-        regular executors, the mean completion time by shortest remaining time first, and the mean
-        time of work by shortest job first with the ways before and after it.
+        """Seconds that no mean JCT of an episode is below: the largest of :meth:`each_s`.
 
         Parameters
         ----------
@@ -69,15 +65,26 @@ class LowerBound:
         arrival_s : float [J]
             When they arrive, in any order.
         """
+        return max(self.each_s(jobs, arrival_s).values())
+
+    def each_s(self, jobs: ArrayLike, arrival_s: ArrayLike) -> dict[str, float]:
+        """Several lower bounds by name, seconds; arguments as of :meth:`mean_jct_s`.
+
+        ``path``: the mean critical path at batch size 1. For ``engines`` and ``executors``, if they
+        have work: ``_srpt``, the mean completion time by shortest remaining time first on a machine
+        as fast as all of them; and ``_work``, the mean time of a bit of work by shortest job first,
+        with the ways before it and after it.
+        """
         index, seconds = np.asarray(jobs, np.int64), np.asarray(arrival_s, np.float64)
         arrival = np.rint(seconds * TICKS_PER_SECOND).astype(np.int64)
         path = self._path[index]
-        totals = [float(path.sum())]
-        for machine in self._machines:
-            totals += machine.totals(index, arrival, path)
-        mean = SAFE * max(totals) / len(index) / TICKS_PER_SECOND
+        totals = {"path": float(path.sum())}
+        for name, machine in self._machines.items():
+            found = machine.totals(index, arrival, path)
+            totals |= {f"{name}_{what}": total for what, total in found.items()}
+        unit = SAFE / len(index) / TICKS_PER_SECOND
         rounded = 2 * float(np.spacing(seconds.max()))  # what seconds do not say of ticks
-        return max(0.0, mean - rounded)
+        return {name: max(0.0, unit * total - rounded) for name, total in totals.items()}
 
 
 # --- What tasks take at least ---------------------------------------------------------------------
@@ -245,15 +252,15 @@ class _Machine:
         self._pieces = _Pieces._make(column[keep] for column in pieces)
         self._first = np.searchsorted(job, np.arange(len(bank) + 1))
 
-    def totals(self, jobs: IntArray, arrival: IntArray, path: IntArray) -> list[float]:
-        """Two lower bounds on the sum of JCTs in ticks; none if there is nothing to do.
+    def totals(self, jobs: IntArray, arrival: IntArray, path: IntArray) -> dict[str, float]:
+        """Lower bounds on the sum of JCTs in ticks; none if there is nothing to do.
 
         Of a job that has no work here its critical path counts.
         """
         begin, count = self._first[jobs], np.diff(self._first)[jobs]
         has = count > 0
         if not has.any():
-            return []
+            return {}
         rest = float(path[~has].sum())
         begin, count, arrival = begin[has], count[has], arrival[has]
         starts = np.cumsum(count) - count
@@ -269,7 +276,7 @@ class _Machine:
         waits = _mean_waits(
             job, pieces.work, arrival[job] + pieces.head, work, arrival, self._speed
         )
-        return [flow + float(tail.sum()) + rest, waits + float(lag.sum()) + rest]
+        return {"srpt": flow + float(tail.sum()) + rest, "work": waits + float(lag.sum()) + rest}
 
 
 def _scaled(ticks: IntArray, speed: int) -> list[int]:
