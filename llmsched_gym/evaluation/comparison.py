@@ -207,16 +207,14 @@ class Evaluation:
 
 
 def _references(episodes: Sequence[Episode]) -> list[str]:
-    """Words on what policies are measured by: the clairvoyant reference, and the lower bound."""
+    """A word on the clairvoyant reference, if there is one."""
     means = {policy: episode_means(played) for policy, played in by_policy(episodes).items()}
-    best, told = best_reference(means), []
-    if best is not None:
-        several = all(label in means for label in REFERENCES)
-        what = "the lower of two SRTF that know" if several else "SRTF that knows"
-        told.append(f"Clairvoyant: {best}, {what} what is hidden; a reference, and not a bound.")
-    if any(one.bound_s is not None for one in episodes):
-        told.append("x bound: mean JCT over a lower bound, which no policy can be below.")
-    return told
+    best = best_reference(means)
+    if best is None:
+        return []
+    several = all(label in means for label in REFERENCES)
+    what = "the lower of two SRTF that know" if several else "SRTF that knows"
+    return [f"Clairvoyant: {best}, {what} what is hidden; a reference, and not a bound."]
 
 
 def _traits(cluster: Cluster) -> str:
