@@ -72,7 +72,7 @@ def compare(
     PolicyError
         for what a policy raises.
     """
-    _check(episodes, processes, seed, options)
+    _check(episodes, processes, seed, options, servers)
     references = clairvoyants(servers is not None) if reference else ()
     runs = check_runs([*_runs(policies), *references], belief)
     given = {"num_jobs": num_jobs, "load": load, "arrival_rate": arrival_rate, **options}
@@ -80,8 +80,6 @@ def compare(
     if servers is not None:
         from llmsched_gym.evaluation.live import apart, prepare  # which needs the extra `testbed`
 
-        if processes != 1:
-            raise ValueError(f"processes: {processes}, but on servers it can only be one")
         given |= {"workload": workload, "belief": belief}
         return apart(lambda: prepare(servers, runs, cluster, given, episodes, seed, shown).play())
     env, oracle = (
@@ -91,11 +89,15 @@ def compare(
     return Evaluation(runs, env, oracle, episodes, seed, processes, shown).play()
 
 
-def _check(episodes: Any, processes: Any, seed: Any, options: Mapping[str, Any]) -> None:
+def _check(
+    episodes: Any, processes: Any, seed: Any, options: Mapping[str, Any], servers: Any
+) -> None:
     numbers = (("episodes", episodes, 1), ("processes", processes, 1), ("seed", seed, 0))
     for name, value, least in numbers:
         if not is_whole(value, least):
             raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
+    if servers is not None and processes != 1:
+        raise ValueError(f"processes: {processes}, but on servers it can only be one")
     for name in sorted(options.keys() - set(OPTIONS)):
         raise ValueError(f"unknown option {name!r}; valid here: {', '.join(OPTIONS)}")
 
