@@ -1,4 +1,5 @@
 from .alone import EmptyCluster as EmptyCluster
+from .bound import LowerBound as LowerBound
 from .calibration import Measurements as Measurements
 from .calibration import fit_profile as fit_profile
 from .calibration import read_measurements as read_measurements

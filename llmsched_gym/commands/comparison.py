@@ -21,7 +21,7 @@ from llmsched_gym.commands.settings import (
     options,
 )
 from llmsched_gym.errors import InputError, one_line, printable
-from llmsched_gym.evaluation.comparison import CLAIRVOYANT, Comparison, Evaluation, Run, check_runs
+from llmsched_gym.evaluation.comparison import Comparison, Evaluation, Run, check_runs, clairvoyants
 from llmsched_gym.evaluation.tables import WIDTH
 from llmsched_gym.files import locked
 from llmsched_gym.notes import counted
@@ -56,9 +56,10 @@ class EvaluateSettings(Settings):
 
 
 def runs_of(settings: EvaluateSettings, belief: str) -> tuple[Run, ...]:
-    """The policy, its baselines and the clairvoyant reference; none twice."""
+    """The policy, its baselines and the clairvoyant references; none twice."""
+    references = clairvoyants(settings.testbed is not None)
     policy = options("policy", settings.policy, groups()["policy"], more=True)
-    return check_runs([*_runs(policy, settings.baselines), CLAIRVOYANT], belief)
+    return check_runs([*_runs(policy, settings.baselines), *references], belief)
 
 
 def one_policy(settings: EvaluateSettings) -> Options:

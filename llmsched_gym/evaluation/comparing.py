@@ -16,7 +16,7 @@ from llmsched_gym.agents.base import Policy
 from llmsched_gym.checks import is_whole
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
-from llmsched_gym.evaluation.comparison import CLAIRVOYANT, Comparison, Evaluation, Run, check_runs
+from llmsched_gym.evaluation.comparison import Comparison, Evaluation, Run, check_runs, clairvoyants
 from llmsched_gym.workload.mixes import Workload
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def compare(
     processes
         At once; policies that are defined in a notebook can only be played in one.
     reference
-        Add the clairvoyant reference, ``srtf_oracle``.
+        Add the clairvoyant references ``srtf_oracle`` and, not on servers, ``srtf_own_oracle``.
     servers
         Play on these in real time (see :mod:`llmsched_gym.evaluation.live`) instead of simulating.
 
@@ -72,15 +72,14 @@ def compare(
     PolicyError
         for what a policy raises.
     """
-    _check(episodes, processes, seed, options)
-    runs = check_runs([*_runs(policies), *([CLAIRVOYANT] if reference else [])], belief)
+    _check(episodes, processes, seed, options, servers)
+    references = clairvoyants(servers is not None) if reference else ()
+    runs = check_runs([*_runs(policies), *references], belief)
     given = {"num_jobs": num_jobs, "load": load, "arrival_rate": arrival_rate, **options}
     shown = load if arrival_rate is None else None
     if servers is not None:
         from llmsched_gym.evaluation.live import apart, prepare  # which needs the extra `testbed`
 
-        if processes != 1:
-            raise ValueError(f"processes: {processes}, but on servers it can only be one")
         given |= {"workload": workload, "belief": belief}
         return apart(lambda: prepare(servers, runs, cluster, given, episodes, seed, shown).play())
     env, oracle = (
@@ -90,11 +89,15 @@ def compare(
     return Evaluation(runs, env, oracle, episodes, seed, processes, shown).play()
 
 
-def _check(episodes: Any, processes: Any, seed: Any, options: Mapping[str, Any]) -> None:
+def _check(
+    episodes: Any, processes: Any, seed: Any, options: Mapping[str, Any], servers: Any
+) -> None:
     numbers = (("episodes", episodes, 1), ("processes", processes, 1), ("seed", seed, 0))
     for name, value, least in numbers:
         if not is_whole(value, least):
             raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
+    if servers is not None and processes != 1:
+        raise ValueError(f"processes: {processes}, but on servers it can only be one")
     for name in sorted(options.keys() - set(OPTIONS)):
         raise ValueError(f"unknown option {name!r}; valid here: {', '.join(OPTIONS)}")
 

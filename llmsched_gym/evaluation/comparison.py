@@ -1,8 +1,9 @@
 """What to evaluate, and what came of it.
 
-Episode i of every policy has the same jobs at the same times (common random numbers). The
-clairvoyant reference, SRTF that knows what is hidden, runs beside them. Results do not depend on
-the number of processes; only the wall-clock time of a decision differs from run to run.
+Episode i of every policy has the same jobs at the same times (common random numbers). Two
+references, SRTF that know what is hidden, run beside them, and the one with the lower mean is the
+clairvoyant reference. Results do not depend on the number of processes; only the wall-clock time of
+a decision differs from run to run.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from rich.table import Table
 
 from llmsched_gym.agents.base import Policy, find_policy, make_policy
 from llmsched_gym.cluster.alone import EmptyCluster
+from llmsched_gym.cluster.bound import LowerBound
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import printable
@@ -28,10 +30,15 @@ from llmsched_gym.evaluation.kept import LOGS, keep
 from llmsched_gym.evaluation.results import (
     EPISODE_COLUMNS,
     JOB_COLUMNS,
+    OWN_REFERENCE,
     REFERENCE,
+    REFERENCES,
     TASK_COLUMNS,
     Setting,
     Summary,
+    best_reference,
+    by_policy,
+    episode_means,
     episode_rows,
     job_rows,
     summarise,
@@ -59,7 +66,7 @@ class Run:
     label : its name in the results.
     policy : the name of a policy or ``module:Class``, or a policy to copy for each episode.
     options : for ``make_policy``.
-    reference : whether it sees the hidden truth, as the clairvoyant reference does.
+    reference : whether it sees the hidden truth, as the clairvoyant references do.
     """
 
     label: str
@@ -80,12 +87,22 @@ class Run:
         return (policy if isinstance(policy, Policy) else find_policy(policy)).needs_belief
 
 
-CLAIRVOYANT = Run(REFERENCE, "srtf", reference=True)
+CLAIRVOYANTS = (
+    Run(REFERENCE, "srtf", reference=True),
+    Run(OWN_REFERENCE, "srtf", {"demand": "own"}, reference=True),
+)
+
+
+def clairvoyants(on_servers: bool) -> tuple[Run, ...]:
+    """The references; on servers, where each takes its time, the first of them."""
+    return CLAIRVOYANTS[:1] if on_servers else CLAIRVOYANTS
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What to evaluate: the first run is the policy that the others are compared with."""
+
+    simulated: ClassVar[bool] = True
 
     runs: tuple[Run, ...]
     env: LLMSchedEnv
@@ -127,10 +144,8 @@ class Evaluation:
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results has to know."""
         intervals = "Intervals: 95 % bootstrap over episodes, paired where policies are compared."
-        reference = f"{REFERENCE}: SRTF that knows what is hidden; a reference, and not a bound."
         return (
             intervals if self.episodes > 1 else "One episode: no intervals.",
-            *([reference] if CLAIRVOYANT in self.runs else []),
             *self._bottleneck(),
             *self.env.workload.notes,
             *self.env.notes,
@@ -166,17 +181,40 @@ class Evaluation:
 
     def compared(self, episodes: Sequence[Episode], *notes: str) -> Comparison:
         """What there is to say of episodes that were played, as many of each run, run by run."""
-        told = (*self.notes(), *notes)
-        played = tuple(self._with_times_alone(episodes))
+        played = tuple(self._with_what_is_least(episodes))
+        first, *others = self.notes()
+        told = (first, *_references(played), *others, *notes)
         return Comparison(played, self.setting(), told, tuple(self.clairvoyant()))
 
-    def _with_times_alone(self, episodes: Sequence[Episode]) -> Iterator[Episode]:
-        """The episodes, their jobs with ``alone_s``: how long each takes on an empty cluster."""
+    def _with_what_is_least(self, episodes: Sequence[Episode]) -> Iterator[Episode]:
+        """The episodes with ``bound_s``, their jobs with ``alone_s``.
+
+        That is how long each takes on an empty cluster.
+        """
         empty = EmptyCluster(self.env.bank, self.env.cluster)
+        lower = LowerBound(self.env.bank, self.env.cluster) if self.simulated else None
+        bounds: dict[int, float | None] = {}
         for one in episodes:
-            known = "bank_job" in one.jobs  # not of episodes that an older version kept
-            alone = {"alone_s": empty.alone_s(one.jobs["bank_job"])} if known else {}
-            yield replace(one, jobs=one.jobs | alone)
+            if "bank_job" not in one.jobs:  # an older version kept it
+                yield one
+                continue
+            drawn = one.jobs["bank_job"]
+            if one.number not in bounds:  # it is the same for all policies
+                arrival_s = one.jobs["arrival_s"]
+                bounds[one.number] = None if lower is None else lower.mean_jct_s(drawn, arrival_s)
+            alone = {"alone_s": empty.alone_s(drawn)}
+            yield replace(one, jobs=one.jobs | alone, bound_s=bounds[one.number])
+
+
+def _references(episodes: Sequence[Episode]) -> list[str]:
+    """A word on the clairvoyant reference, if there is one."""
+    means = {policy: episode_means(played) for policy, played in by_policy(episodes).items()}
+    best = best_reference(means)
+    if best is None:
+        return []
+    several = all(label in means for label in REFERENCES)
+    what = "the lower of two SRTF that know" if several else "SRTF that knows"
+    return [f"Clairvoyant: {best}, {what} what is hidden; a reference, and not a bound."]
 
 
 def _traits(cluster: Cluster) -> str:
@@ -211,11 +249,11 @@ class Comparison:
     @cached_property
     def summaries(self) -> list[Summary]:
         """One a policy, with intervals."""
-        return summarise(self.played, self.clairvoyant, reference=REFERENCE)
+        return summarise(self.played, self.clairvoyant)
 
     @property
     def summary(self) -> pd.DataFrame:
-        """One row a policy: mean, percentiles, slowdown, how much better the first is, the gap.
+        """One row a policy: mean, percentiles, slowdown, bound, how much better the first is, gap.
 
         ``mean_jct_s``, ``reduction`` and ``gap_closed`` have ``_low`` and ``_high`` beside them,
         the ends of 95 % intervals; NaN is what the episodes cannot say.
@@ -260,7 +298,8 @@ class Comparison:
     def table(self) -> Table:
         """The summary to be read, in a terminal or a notebook.
 
-        The gap is in it where SJF and the clairvoyant reference differ for sure.
+        The gap is in it where SJF and the clairvoyant reference differ for sure, "x bound" where
+        the lower bound is known.
         """
         return results_table(self.summaries, self.setting.title, gap_is_sure(self.played))
 

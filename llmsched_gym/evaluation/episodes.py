@@ -34,6 +34,7 @@ class Episode:
     decisions : how often the policy was asked.
     decision_us : wall-clock time of an answer in microseconds, mean.
     tasks, log : of an episode on servers, the table and the log of a ``TestbedEnv``; else None.
+    bound_s : a mean JCT that no policy is below, seconds; None: unknown, as on servers.
     """
 
     policy: str
@@ -44,6 +45,7 @@ class Episode:
     decision_us: float
     tasks: dict[str, NDArray[Any]] | None = None
     log: EventLog | None = None
+    bound_s: float | None = None
 
 
 def episode_seeds(seed: int, number: int) -> tuple[int, int]:

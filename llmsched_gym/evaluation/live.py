@@ -51,10 +51,14 @@ class Unfinished(KeyboardInterrupt):
 class LiveEvaluation(Evaluation):
     """What to evaluate on servers: ``env`` and ``oracle`` are of the testbed.
 
+    Engines may be faster than their profile says, so that there is no lower bound.
+
     Attributes
     ----------
     folder : where episodes are kept as they end, and taken from if they are there; None: nowhere.
     """
+
+    simulated = False
 
     folder: Path | None = None
 

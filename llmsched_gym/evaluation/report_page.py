@@ -126,9 +126,9 @@ def _of_policies(comparison: Comparison, looks: Looks, place: str) -> list[str]:
         _section(
             "Policies",
             "JCT: the time from a job's arrival to its completion; slowdown: over the time that it "
-            "takes alone, mean; reduction: by what share the mean of the first policy is below the "
-            "row's. Bold: the lowest of those that do not know what is hidden. Click on a heading "
-            "to sort.",
+            "takes alone, mean; x bound: mean JCT over a lower bound that no policy can be below; "
+            "reduction: by what share the mean of the first policy is below the row's. Bold: the "
+            "lowest of those that do not know what is hidden. Click on a heading to sort.",
             f"<p><b>{shown(comparison.verdict)}</b></p>" + _policy_table(comparison, looks, place),
             place,
         ),
@@ -151,7 +151,8 @@ def _of_policies(comparison: Comparison, looks: Looks, place: str) -> list[str]:
 def _policy_table(comparison: Comparison, looks: Looks, place: str) -> str:
     summaries = comparison.summaries
     digits = _digits(one.mean.value or 0.0 for one in summaries)
-    head = ["policy", "mean JCT, s", "p50, s", "p95, s", "p99, s", "slowdown", "reduction"]
+    head = ["policy", "mean JCT, s", "p50, s", "p95, s", "p99, s", "slowdown"]
+    head += ["x bound", "reduction"]
     rows = []
     for one in summaries:
         times = [_Cell(_times(one.mean, digits), one.mean.value)]
@@ -159,8 +160,9 @@ def _policy_table(comparison: Comparison, looks: Looks, place: str) -> str:
             value = one.percentiles[name]
             times.append(_Cell(f"{value:,.{digits}f}", value))
         slowdown = _Cell("" if one.slowdown is None else f"{one.slowdown:,.1f}", one.slowdown)
+        times_bound = _Cell("" if one.x_bound is None else f"{one.x_bound:,.2f}", one.x_bound)
         reduced = _Cell(_share(one.reduction), one.reduction and one.reduction.value)
-        rows.append([_named(one.policy, looks), *times, slowdown, reduced])
+        rows.append([_named(one.policy, looks), *times, slowdown, times_bound, reduced])
     seeing = [row for row, one in enumerate(summaries) if not one.clairvoyant]
     columns = [[rows[row][column].value for row in seeing] for column in range(1, 5)]
     best = {

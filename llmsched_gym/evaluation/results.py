@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,15 @@ from llmsched_gym.errors import printable
 from llmsched_gym.evaluation.episodes import Episode
 from llmsched_gym.metrics import Estimate
 
-SJF, REFERENCE = "sjf", "srtf_oracle"  # the two ends of the gap
+SJF = "sjf"  # one end of the gap
+# The other is the best of these: SRTF that knows what is hidden, by all that a job still needs, and
+# by what it needs of the executors that its stage asks for.
+REFERENCES = REFERENCE, OWN_REFERENCE = "srtf_oracle", "srtf_own_oracle"
 
 EPISODE_COLUMNS = (
     *("policy", "workload", "cluster", "load", "seed", "episode", "num_jobs"),
     *("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "makespan_s"),
-    *("decisions", "decision_us"),
+    *("decisions", "decision_us", "bound_s"),
 )
 JOB_COLUMNS = ("policy", "episode", "job", "application", "arrival_s", "completion_s", "jct_s")
 TASK_COLUMNS = (
@@ -42,8 +45,11 @@ class Summary:
     mean : mean JCT in seconds, with an interval over episodes.
     percentiles : mean and percentiles of the JCT over the jobs of all episodes, seconds.
     reduction : by what share the evaluated policy's mean JCT is below this one's; None for itself.
-    gap_closed : the share of the way from SJF to the reference; None for these two, and without.
+    gap_closed : the share of the way from SJF to the clairvoyant reference; None for these two, and
+        without.
     clairvoyant : whether it knows what is hidden.
+    bound_s : what no policy's mean can be below (:class:`~llmsched_gym.cluster.bound.LowerBound`),
+        seconds; None: unknown.
     slowdown : mean over all jobs of the JCT over the time alone on an empty cluster; None: unknown.
     applications : mean JCT of the jobs of each application, seconds.
     """
@@ -56,6 +62,12 @@ class Summary:
     clairvoyant: bool
     slowdown: float | None
     applications: dict[str, float]
+    bound_s: float | None = None
+
+    @property
+    def x_bound(self) -> float | None:
+        """The mean JCT over what it cannot be below, so at least 1; None: unknown, or it is 0."""
+        return self.mean.value / self.bound_s if self.mean.value and self.bound_s else None
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ def summarise(
     episodes: Sequence[Episode],
     clairvoyant: Collection[str] = (),
     sjf: str = SJF,
-    reference: str = REFERENCE,
+    references: Sequence[str] = REFERENCES,
 ) -> list[Summary]:
     """Summarise policies, in the order of their first episodes; the first is the evaluated one.
 
@@ -83,14 +95,15 @@ def summarise(
         The same numbers of episodes, in the same order, for each policy.
     clairvoyant
         The policies that know what is hidden.
-    sjf, reference
-        The two ends of the gap; without one of them there is none.
+    sjf, references
+        The two ends of the gap, the second of them the best of several; without one there is none.
     """
     own = by_policy(episodes)
     jobs = {policy: _pooled(played) for policy, played in own.items()}
     means = {policy: episode_means(played) for policy, played in own.items()}
     evaluated = next(iter(own))
-    with_gap = means.keys() - {sjf, reference} if {sjf, reference} <= means.keys() else set()
+    best = best_reference(means, references)
+    with_gap = means.keys() - {sjf, best} if best is not None and sjf in means else set()
     return [
         Summary(
             policy=policy,
@@ -99,15 +112,27 @@ def summarise(
             reduction=None
             if policy == evaluated
             else metrics.reduction(means[evaluated], means[policy]),
-            gap_closed=metrics.gap_closed(means[policy], means[sjf], means[reference])
-            if policy in with_gap
+            gap_closed=metrics.gap_closed(means[policy], means[sjf], means[best])
+            if best is not None and policy in with_gap
             else None,
             clairvoyant=policy in clairvoyant,
             slowdown=_mean_slowdown(jobs[policy]),
             applications=_application_means(jobs[policy]),
+            bound_s=_mean_bound(own[policy]),
         )
         for policy in own
     ]
+
+
+def best_reference(
+    means: Mapping[str, Sequence[float]], references: Sequence[str] = REFERENCES
+) -> str | None:
+    """The clairvoyant reference: of those that played, the one with the lowest mean; None if none.
+
+    ``means`` are those of the episodes of each policy, seconds.
+    """
+    played = [label for label in references if label in means]
+    return min(played, key=lambda label: float(np.mean(means[label])), default=None)
 
 
 def by_policy(episodes: Iterable[Episode]) -> dict[str, list[Episode]]:
@@ -133,6 +158,11 @@ def _mean_slowdown(jobs: dict[str, NDArray[Any]]) -> float | None:
     if "alone_s" not in jobs:
         return None
     return float(metrics.slowdown(jobs["jct_s"], jobs["alone_s"]).mean())
+
+
+def _mean_bound(episodes: Sequence[Episode]) -> float | None:
+    bounds = [one.bound_s for one in episodes if one.bound_s is not None]
+    return float(np.mean(bounds)) if len(bounds) == len(episodes) else None
 
 
 def _application_means(jobs: dict[str, NDArray[Any]]) -> dict[str, float]:
@@ -189,7 +219,7 @@ def episode_rows(episodes: Iterable[Episode], setting: Setting) -> Iterator[tupl
     for one in episodes:
         numbers = metrics.percentile_summary(one.jobs["jct_s"]).values()
         timing = one.makespan_s, one.decisions, one.decision_us
-        yield one.policy, *same, one.number, len(one.jobs["jct_s"]), *numbers, *timing
+        yield one.policy, *same, one.number, len(one.jobs["jct_s"]), *numbers, *timing, one.bound_s
 
 
 def job_rows(episodes: Iterable[Episode]) -> Iterator[tuple[Any, ...]]:
@@ -214,7 +244,9 @@ def summary_row(summary: Summary) -> dict[str, Any]:
     row: dict[str, Any] = {"policy": summary.policy, "clairvoyant": summary.clairvoyant}
     row |= _columns("mean_jct_s", summary.mean)
     row |= {name: value for name, value in summary.percentiles.items() if name not in row}
-    row["mean_slowdown"] = np.nan if summary.slowdown is None else summary.slowdown
+    for name in ("slowdown", "bound_s", "x_bound"):
+        value = getattr(summary, name)
+        row[{"slowdown": "mean_slowdown"}.get(name, name)] = np.nan if value is None else value
     return (
         row | _columns("reduction", summary.reduction) | _columns("gap_closed", summary.gap_closed)
     )
@@ -231,6 +263,8 @@ def _as_json(summary: Summary) -> dict[str, Any]:
         "mean_jct": summary.mean._asdict(),
         **summary.percentiles,
         "mean_slowdown": summary.slowdown,
+        "bound_s": summary.bound_s,
+        "x_bound": summary.x_bound,
         "applications": summary.applications,
         "reduction": summary.reduction and summary.reduction._asdict(),
         "gap_closed": summary.gap_closed and summary.gap_closed._asdict(),

@@ -9,7 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from llmsched_gym.errors import printable
-from llmsched_gym.evaluation.results import Summary, plain, shown
+from llmsched_gym.evaluation.results import (
+    REFERENCES,
+    Summary,
+    best_reference,
+    plain,
+    shown,
+)
 
 WIDTH = 80  # characters of a line where there is no terminal
 
@@ -25,37 +31,46 @@ def results_table(summaries: Sequence[Summary], title: str, gap: bool = True) ->
         Above the table.
     gap
         Whether to show the share of the gap that is closed, if there is one.
+
+    "x bound" is in it where the lower bound is known.
     """
     evaluated = summaries[0].policy
     gap = gap and any(one.gap_closed for one in summaries)
     interval = "\n[95 %]" if any(one.mean.low is not None for one in summaries) else "\n"
     table = _new_table(title, _caption(summaries, gap))
     table.add_column("policy\n", overflow="fold")
-    heads = [f"mean JCT, s{interval}", "p95,\ns", "p99,\ns", "slow-\ndown"]
+    heads = [f"mean JCT, s{interval}", "p99,\ns", "slow-\ndown"]
     heads += [f"reduction, %{interval}"] if len(summaries) > 1 else []
     heads += ["gap,\n%"] if gap else []
+    bound = any(one.x_bound for one in summaries)
+    heads += ["x\nbound"] if bound else []
     for head in heads:
         table.add_column(plain(head), justify="right", no_wrap=True)
-    digits = _digits(one.mean.value or 0.0 for one in summaries)
-    tail = _digits((10 * one.percentiles["p99_jct_s"] for one in summaries), most=digits)
-    rows = [
-        [
-            shown(one.mean, digits=digits),
-            *(f"{one.percentiles[name]:.{tail}f}" for name in ("p95_jct_s", "p99_jct_s")),
-            "" if one.slowdown is None else f"{one.slowdown:.{1 if one.slowdown < 100 else 0}f}",
-            *([shown(one.reduction, percent=True).replace(" %", "")] if len(summaries) > 1 else []),
-            *([_short_gap(one)] if gap else []),
-        ]
-        for one in summaries
-    ]
-    columns = zip((head.partition("\n")[0] for head in heads), *rows, strict=True)
+    rows = list(_cells(summaries, gap, bound))
+    columns = zip((max(head.split("\n"), key=len) for head in heads), *rows, strict=True)
     room = WIDTH - sum(2 + max(map(len, column)) for column in columns)
+    last = [one.policy for one in summaries if one.policy not in REFERENCES][-1:]
     for one, cells in zip(summaries, rows, strict=True):
         style = "bold" if one.policy == evaluated else None
-        section = one is summaries[0] or one in summaries[-2:-1]
+        section = one is summaries[0] or one.policy in last
         name = Text(_broken(_marked(one), room))
         table.add_row(name, *map(plain, cells), style=style, end_section=section)
     return table
+
+
+def _cells(summaries: Sequence[Summary], gap: bool, bound: bool) -> Iterator[list[str]]:
+    """The rows of numbers, perhaps with the gap and with how far the bound is."""
+    digits = _digits(one.mean.value or 0.0 for one in summaries)
+    tail = _digits((10 * one.percentiles["p99_jct_s"] for one in summaries), most=digits)
+    for one in summaries:
+        row = [shown(one.mean, digits=digits)]
+        row.append(f"{one.percentiles['p99_jct_s']:.{tail}f}")
+        slow, times = one.slowdown, one.x_bound
+        row.append("" if slow is None else f"{slow:.{1 if slow < 100 else 0}f}")
+        row += [shown(one.reduction, percent=True).replace(" %", "")] if len(summaries) > 1 else []
+        row += [_short_gap(one)] if gap else []
+        row += ["" if times is None else f"{times:.{_digits([times])}f}"] if bound else []
+        yield row
 
 
 def application_tables(summaries: Sequence[Summary], width: int = WIDTH) -> list[Table]:
@@ -123,7 +138,10 @@ def _caption(summaries: Sequence[Summary], gap: bool) -> str:
     if len(summaries) > 1:
         told.append(f"reduction: by what {evaluated}'s mean is below the row's")
     if gap:
-        told.append("gap: share of the way from SJF to the oracle")
+        best = best_reference({one.policy: [_mean(one)] for one in summaries})
+        told.append(f"gap: share of the way from SJF to {best}")
+    if any(one.x_bound for one in summaries):
+        told.append("x bound: mean JCT over what no policy can be below")
     if any(one.clairvoyant for one in summaries):
         told.append("*: clairvoyant")
     return "; ".join(told)

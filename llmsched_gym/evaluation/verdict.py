@@ -10,11 +10,17 @@ from numpy.typing import NDArray
 
 from llmsched_gym import metrics
 from llmsched_gym.evaluation.episodes import Episode
-from llmsched_gym.evaluation.results import REFERENCE, SJF, by_policy, episode_means
+from llmsched_gym.evaluation.results import (
+    REFERENCES,
+    SJF,
+    best_reference,
+    by_policy,
+    episode_means,
+)
 from llmsched_gym.metrics import Estimate
 
 
-def verdict(episodes: Sequence[Episode], reference: str = REFERENCE) -> str:
+def verdict(episodes: Sequence[Episode], references: Sequence[str] = REFERENCES) -> str:
     """Who has the lowest mean JCT, and who the lowest 99th percentile, in one line.
 
     Behind each, in brackets, stand those that equal it: the 95 % interval of the reduction, paired
@@ -24,10 +30,12 @@ def verdict(episodes: Sequence[Episode], reference: str = REFERENCE) -> str:
     ----------
     episodes
         The same numbers of episodes, in the same order, for each policy.
-    reference
-        It is left out; without two others there is no verdict.
+    references
+        They are left out; without two others there is no verdict.
     """
-    own = {policy: played for policy, played in by_policy(episodes).items() if policy != reference}
+    own = {
+        policy: played for policy, played in by_policy(episodes).items() if policy not in references
+    }
     if len(own) < 2:
         return ""
     means = {policy: np.array(episode_means(played)) for policy, played in own.items()}
@@ -39,12 +47,15 @@ def verdict(episodes: Sequence[Episode], reference: str = REFERENCE) -> str:
     return f"Lowest mean: {mean}; lowest p99: {p99}."
 
 
-def gap_is_sure(episodes: Sequence[Episode], sjf: str = SJF, reference: str = REFERENCE) -> bool:
-    """Whether the reference is better than SJF: the interval of its reduction is above zero."""
-    own = by_policy(episodes)
-    if not {sjf, reference} <= own.keys():
+def gap_is_sure(
+    episodes: Sequence[Episode], sjf: str = SJF, references: Sequence[str] = REFERENCES
+) -> bool:
+    """Whether the better reference beats SJF: the interval of its reduction is above zero."""
+    means = {policy: episode_means(played) for policy, played in by_policy(episodes).items()}
+    best = best_reference(means, references)
+    if best is None or sjf not in means:
         return False
-    low = metrics.reduction(episode_means(own[reference]), episode_means(own[sjf])).low
+    low = metrics.reduction(means[best], means[sjf]).low
     return low is not None and low > 0
 
 

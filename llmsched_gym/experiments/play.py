@@ -9,6 +9,7 @@ from typing import Any
 from llmsched_gym.agents.base import make_policy
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.alone import EmptyCluster
+from llmsched_gym.cluster.bound import LowerBound
 from llmsched_gym.cluster.limits import fitted
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import InputError, one_line
@@ -35,6 +36,11 @@ def environment(
         )
     except ValueError as error:
         raise InputError(f"{place.workload}: {one_line(error)}") from error
+
+
+@lru_cache(maxsize=16)
+def _lower_bound(env: LLMSchedEnv) -> LowerBound:
+    return LowerBound(env.bank, env.cluster)
 
 
 @lru_cache(maxsize=64)
@@ -85,6 +91,7 @@ def _play(bench: Bench, cell: Cell, number: int) -> dict[str, Any]:
     return {
         "number": number,
         "makespan_s": episode.makespan_s,
+        "bound_s": _lower_bound(env).mean_jct_s(jobs["bank_job"], episode.jobs["arrival_s"]),
         "decision_us": episode.decision_us,
         "applications": env.bank.applications,
         "application": jobs["application"].tolist(),

@@ -248,6 +248,7 @@ def _played(content: Iterable[dict[str, Any]]) -> Iterator[Played]:
             episode["number"],
             episode["makespan_s"],
             episode["decision_us"],
+            episode["bound_s"],
             np.array(episode["applications"], object)[episode["application"]],
             *(np.array(episode[name]) for name in ("arrival_s", "jct_s", "alone_s")),
         )

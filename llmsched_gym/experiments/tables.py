@@ -26,7 +26,7 @@ PLACE_COLUMNS = ("study", "workload", "load", "engines", "policy")
 RESULT_COLUMNS = (
     *("study", "workload", "load", "cluster", "engines", "policy", "belief", "episode", "seed"),
     *("num_jobs", "mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "makespan_s"),
-    *("mean_slowdown", "p95_slowdown", "jain", "jobs_completed"),
+    *("mean_slowdown", "p95_slowdown", "jain", "jobs_completed", "bound_s"),
 )
 JOB_COLUMNS = (
     *("workload", "load", "policy", "episode", "job", "application"),
@@ -53,6 +53,7 @@ class Played:
     number : of the episode.
     makespan_s : from the start of the episode to its last completion.
     decision_us : wall-clock time of a decision in microseconds, mean.
+    bound_s : a mean JCT that no policy is below, seconds; NaN of some of the jobs.
     application, arrival_s, jct_s, alone_s : [jobs]; ``alone_s`` see
         :class:`~llmsched_gym.metrics.EmptyCluster`.
     """
@@ -60,6 +61,7 @@ class Played:
     number: int
     makespan_s: float
     decision_us: float
+    bound_s: float
     application: NDArray[Any]
     arrival_s: NDArray[np.float64]
     jct_s: NDArray[np.float64]
@@ -74,7 +76,8 @@ class Played:
         """The same episode with the jobs of one application only."""
         mine = self.application == name
         tables = ("application", "arrival_s", "jct_s", "alone_s")
-        return replace(self, **{table: getattr(self, table)[mine] for table in tables})
+        jobs = {table: getattr(self, table)[mine] for table in tables}
+        return replace(self, bound_s=np.nan, **jobs)
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ def _result_rows(one: Measured, cluster: str, seed: int) -> Iterator[tuple[Any, 
             episode.makespan_s,
             *(float(slowdown.mean()), float(np.percentile(slowdown, 95)), metrics.jain(slowdown)),
             len(jct),  # an episode of which a job does not complete is an error
+            episode.bound_s,
         )
 
 
@@ -244,4 +248,5 @@ def _episode(policy: str, played: Played) -> Episode:
         "jct_s": played.jct_s,
         "alone_s": played.alone_s,
     }
-    return Episode(policy, played.number, jobs, played.makespan_s, 0, played.decision_us)
+    timing = played.makespan_s, 0, played.decision_us
+    return Episode(policy, played.number, jobs, *timing, bound_s=played.bound_s)

@@ -54,5 +54,5 @@ def test_sb3_maskable_ppo(example: Callable[[str], Any]) -> None:
 def compared(policy: Any) -> float:
     """The mean JCT of a policy that is compared with another, seconds."""
     result = compare({"learnt": policy, "fcfs": "fcfs"}, episodes=1, **SIZES)  # type: ignore[arg-type]
-    assert result.summary["policy"].tolist() == ["learnt", "fcfs", "srtf_oracle"]
+    assert result.summary["policy"].tolist() == ["learnt", "fcfs", "srtf_oracle", "srtf_own_oracle"]
     return float(result.summary["mean_jct_s"][0])

@@ -21,6 +21,7 @@ from llmsched_gym.commands import evaluate
 from llmsched_gym.commands.groups import groups
 from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.evaluation.episodes import episode_seeds
+from llmsched_gym.evaluation.results import REFERENCES
 from llmsched_gym.workload.mixes import WORKLOADS, make_workload
 
 ROOT = Path(__file__).parents[2]
@@ -61,13 +62,13 @@ def test_files_agree_with_each_other(command: Command) -> None:
     assert list(episodes[0]) == [
         *("policy", "workload", "cluster", "load", "seed", "episode", "num_jobs"),
         *("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "makespan_s"),
-        *("decisions", "decision_us"),
+        *("decisions", "decision_us", "bound_s"),
     ]
     job_columns = ["policy", "episode", "job", "application", "arrival_s", "completion_s", "jct_s"]
     assert list(jobs[0]) == job_columns
-    policies = ["llmsched", "fcfs", "fair", "sjf", "srtf", "srtf_oracle"]
+    policies = ["llmsched", "fcfs", "fair", "sjf", "srtf", *REFERENCES]
     assert [row["policy"] for row in episodes] == [name for name in policies for _ in range(2)]
-    assert len(jobs) == 6 * 2 * 10
+    assert len(jobs) == 7 * 2 * 10
     for row in jobs:
         jct = float(row["completion_s"]) - float(row["arrival_s"])
         assert float(row["jct_s"]) == pytest.approx(jct)
@@ -80,6 +81,7 @@ def test_files_agree_with_each_other(command: Command) -> None:
         assert (row["load"], row["seed"], row["num_jobs"]) == ("2.0", "0", "10")
         assert int(row["decisions"]) >= 10
         assert float(row["decision_us"]) > 0
+        assert 0 < float(row["bound_s"]) <= float(row["mean_jct_s"])
     summary = json.loads(Path("out/summary.json").read_text())
     for name, one in summary["policies"].items():
         mean = np.mean(column(episodes, "mean_jct_s", policy=name))
@@ -90,7 +92,7 @@ def test_files_agree_with_each_other(command: Command) -> None:
         if name != "llmsched":
             own = summary["policies"]["llmsched"]["mean_jct"]["value"]
             assert one["reduction"]["value"] == pytest.approx(1 - own / mean)
-        assert one["clairvoyant"] == (name == "srtf_oracle")
+        assert one["clairvoyant"] == (name in REFERENCES)
         assert f"{mean:.1f}" in out
     assert "srtf_oracle*" in out
     assert summary["settings"]["workload"]["load"] == 2
@@ -107,7 +109,7 @@ def test_policies_meet_the_same_episodes(command: Command) -> None:
             if (row["policy"], row["episode"]) == (policy, number)
         ]
 
-    for policy in ("fcfs", "srtf", "srtf_oracle"):
+    for policy in ("fcfs", "srtf", *REFERENCES):
         assert episode(policy, "0") == episode("llmsched", "0")
         assert episode(policy, "1") == episode("llmsched", "1")
     assert episode("fcfs", "0") != episode("fcfs", "1")
@@ -216,11 +218,11 @@ def test_beliefs(command: Command) -> None:
 def test_baselines_are_not_run_twice(command: Command) -> None:
     command("policy=srtf", "baselines=[srtf,fcfs,fcfs]", "output_dir=out")
     policies = json.loads(Path("out/summary.json").read_text())["policies"]
-    assert list(policies) == ["srtf", "fcfs", "srtf_oracle"]
+    assert list(policies) == ["srtf", "fcfs", *REFERENCES]
     busy = ("workload=web_search", "cluster.engines=1", "num_jobs=40", "output_dir=busy")
     command("policy.epsilon=1", "baselines=[llmsched]", *busy)
     policies = json.loads(Path("busy/summary.json").read_text())["policies"]
-    assert list(policies) == ["llmsched", "llmsched (defaults)", "srtf_oracle"]
+    assert list(policies) == ["llmsched", "llmsched (defaults)", *REFERENCES]
     assert policies["llmsched"]["mean_jct"] != policies["llmsched (defaults)"]["mean_jct"]
 
 
@@ -232,7 +234,7 @@ def test_baselines_have_options_and_labels(command: Command) -> None:
     code, out, err = command(baselines, *busy)
     assert (code, err) == (0, "")
     summary = json.loads(Path("out/summary.json").read_text())
-    labels = ["llmsched", "srtf", "mine", "again", "eager", "srtf_oracle"]
+    labels = ["llmsched", "srtf", "mine", "again", "eager", *REFERENCES]
     assert list(summary["policies"]) == labels
     assert summary["settings"]["baselines"][1] == {"name": "srtf", "label": "mine"}
     mean = {label: summary["policies"][label]["mean_jct"]["value"] for label in labels}
@@ -477,7 +479,7 @@ def test_only_its_own_files_are_replaced(command: Command) -> None:
     Path("out/episodes.csv").write_text("earlier")
     assert command("output_dir=out", "baselines=[]", "policy=fcfs")[0] == 0
     assert sorted(os.listdir("out")) == sorted([*FILES, "notes.txt"])
-    assert len(rows(Path("out/episodes.csv"))) == 4
+    assert len(rows(Path("out/episodes.csv"))) == 6
     Path("file").write_text("")
     code, _, err = command("output_dir=file")
     assert (code, err.count("\n")) == (2, 1)

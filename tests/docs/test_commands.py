@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import runpy
 import sys
@@ -131,6 +132,9 @@ def test_evaluations_are_played(run_main: Callable[..., Any], command: Command) 
     code, _, err = run_main(evaluate.main, *arguments, *SMALL)
     assert code == 0, err
     assert Path("out/summary.json").is_file()
+    with Path("out/episodes.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert 0 < float(row["bound_s"]) <= float(row["mean_jct_s"])
 
 
 # --- other programs -------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.commands import evaluate
 from llmsched_gym.errors import InputError
 from llmsched_gym.evaluation import Comparison, compare
+from llmsched_gym.evaluation.results import REFERENCES
 from llmsched_gym.workload.mixes import make_workload
 
 SETTINGS: dict[str, Any] = {
@@ -77,7 +78,7 @@ def test_the_command_writes_the_same(
         *("cluster.engines=1", "cluster.max_batch=2", "num_jobs=10", "episodes=2"),
     )
     assert (code, err) == (0, "")
-    assert len(result.jobs) == 4 * 2 * 10
+    assert len(result.jobs) == 5 * 2 * 10
     assert result.jobs.to_csv(index=False) == Path("out/jobs.csv").read_text()
     written = pd.read_csv("out/episodes.csv")
     assert list(written) == list(result.episodes)
@@ -92,7 +93,7 @@ def test_the_command_writes_the_same(
     assert list(summary["policies"]) == list(result.summary["policy"])
     for row in result.summary.to_dict("records"):
         one = summary["policies"][row["policy"]]
-        assert row["clairvoyant"] == one["clairvoyant"] == (row["policy"] == "srtf_oracle")
+        assert row["clairvoyant"] == one["clairvoyant"] == (row["policy"] in REFERENCES)
         for name in ("p50_jct_s", "p95_jct_s", "p99_jct_s"):
             assert row[name] == one[name]
         for name in ("mean_jct", "reduction", "gap_closed"):
@@ -107,17 +108,17 @@ def test_the_command_writes_the_same(
 
 def test_the_summary_follows_from_the_jobs(result: Comparison) -> None:
     table = result.summary.set_index("policy")
-    assert list(table.index) == ["llmsched", "fcfs", "sjf", "srtf_oracle"]
+    assert list(table.index) == ["llmsched", "fcfs", "sjf", *REFERENCES]
     mean = {policy: jobs(result, policy)["jct_s"].mean() for policy in table.index}
     assert table["mean_jct_s"].to_dict() == pytest.approx(mean)
     assert (table["mean_jct_s_low"] <= table["mean_jct_s"]).all()
     assert (table["mean_jct_s"] <= table["mean_jct_s_high"]).all()
     for policy, jct_s in result.jct_s().items():
         np.testing.assert_array_equal(jct_s, jobs(result, policy)["jct_s"])
-    assert table["reduction"].isna().to_list() == [True, False, False, False]
+    assert table["reduction"].isna().to_list() == [True, *[False] * 4]
     below = 1 - mean["llmsched"] / mean["fcfs"]
     assert table.loc["fcfs", "reduction"] == pytest.approx(below)
-    gap = mean["sjf"] - mean["srtf_oracle"]
+    gap = mean["sjf"] - min(mean[label] for label in REFERENCES)
     assert gap > 0
     way = (mean["sjf"] - mean["llmsched"]) / gap
     assert table.loc["llmsched", "gap_closed"] == pytest.approx(way)
@@ -128,7 +129,7 @@ def test_nothing_is_printed_or_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = small(["llmsched", "fcfs"])
-    assert len(result.summary) == 3
+    assert len(result.summary) == 4
     result.jct_cdf()
     result.jct_by_policy()
     assert os.listdir(tmp_path) == []
@@ -168,7 +169,7 @@ def test_policies_by_name_class_and_object_have_their_labels(
     monkeypatch.syspath_prepend(tmp_path)
     listed = small(["policies_of_mine:Oldest", First(), "fcfs"])
     labels = ["policies_of_mine:Oldest", "First", "fcfs"]
-    assert list(listed.summary["policy"]) == [*labels, "srtf_oracle"]
+    assert list(listed.summary["policy"]) == [*labels, *REFERENCES]
     assert alike(*(jobs(listed, label) for label in labels))  # all three serve who came first
     named = small({"mine": First(), "theirs": "fcfs", "made": ("fcfs", {})}, reference=False)
     assert list(named.summary["policy"]) == ["mine", "theirs", "made"]
@@ -195,18 +196,18 @@ def test_the_reference_can_be_left_out() -> None:
     assert list(result.summary["policy"]) == ["sjf", "fcfs"]
     assert not result.summary["clairvoyant"].any()
     assert result.summary["gap_closed"].isna().all()
-    assert not any("srtf_oracle" in note for note in result.notes)
+    assert not any("Clairvoyant" in note for note in result.notes)
 
 
 def test_without_a_belief_policies_that_need_none_are_compared() -> None:
     result = small(["fair", "fcfs"], belief="none")
     clairvoyant = result.summary.set_index("policy")["clairvoyant"]
-    assert clairvoyant.to_dict() == {"fair": False, "fcfs": False, "srtf_oracle": True}
+    assert clairvoyant.to_dict() == {"fair": False, "fcfs": False} | dict.fromkeys(REFERENCES, True)
 
 
 def test_who_sees_the_truth_is_marked() -> None:
     result = small(["srtf", "fcfs"], belief="oracle")
-    assert list(result.clairvoyant) == ["srtf", "srtf_oracle"]
+    assert list(result.clairvoyant) == ["srtf", *REFERENCES]
     assert alike(jobs(result, "srtf"), jobs(result, "srtf_oracle"))
 
 
@@ -225,7 +226,7 @@ def test_environment_options_reach_the_environment() -> None:
 
 def test_figures_show_every_policy_and_themselves(result: Comparison) -> None:
     curves, bars = result.jct_cdf(), result.jct_by_policy()
-    labels = ["llmsched", "fcfs", "sjf", "srtf_oracle (clairvoyant)"]
+    labels = ["llmsched", "fcfs", "sjf", *(f"{one} (clairvoyant)" for one in REFERENCES)]
     assert curves.axes[0].get_legend_handles_labels()[1] == labels
     means = dict(zip(labels, result.summary["mean_jct_s"], strict=True))
     order = sorted(labels, key=means.__getitem__)

@@ -16,7 +16,7 @@ from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.errors import InputError, Interrupted
 from llmsched_gym.evaluation import compare, episodes, live
-from llmsched_gym.evaluation.comparison import CLAIRVOYANT, Evaluation, Run
+from llmsched_gym.evaluation.comparison import CLAIRVOYANTS, Evaluation, Run
 from llmsched_gym.evaluation.episodes import Episode
 from llmsched_gym.evaluation.live import LiveEvaluation, Unfinished
 from llmsched_gym.testbed import EventLog, Replay, Servers
@@ -27,7 +27,7 @@ from support.servers import PROFILE, SCALES, SLOTS, fake_servers
 WORKLOAD = make_workload("task_automation", jobs_per_application=40, arrivals="burst").scaled(
     *SCALES.values()
 )
-RUNS = (Run("fcfs", "fcfs"), Run("sjf", "sjf"), CLAIRVOYANT)
+RUNS = (Run("fcfs", "fcfs"), Run("sjf", "sjf"), CLAIRVOYANTS[0])
 CLUSTER = Cluster("fake", PROFILE, 2, SLOTS)
 
 
@@ -98,7 +98,8 @@ def test_episodes_are_those_of_the_simulator(monkeypatch: pytest.MonkeyPatch) ->
     """The same jobs, seeds and policies, whatever the order and however many are kept."""
     one = evaluation()
     plain = Evaluation(one.runs, one.env, one.oracle, one.episodes, one.seed, 1, one.load)
-    columns = [name for name in one.play().episodes if name != "decision_us"]
+    other = ("decision_us", "bound_s")  # there is no bound on servers
+    columns = [name for name in one.play().episodes if name not in other]
     assert one.play().episodes[columns].equals(plain.play().episodes[columns])
 
 
@@ -164,7 +165,8 @@ def test_compare_on_servers(servers: Servers, tmp_path: Path) -> None:
     result.write(tmp_path)
     logs = sorted(path.name for path in (tmp_path / "logs").glob("*.jsonl"))
     assert logs == [f"{run.label}_episode{n}.jsonl" for run in RUNS for n in range(2)]
-    simulated = compare(["fcfs", "sjf"], cluster=CLUSTER, **given)
+    assert result.episodes["bound_s"].isna().all()
+    simulated = compare(["fcfs", "sjf", "srtf"], cluster=CLUSTER, reference=False, **given)
     assert len(simulated.tasks) == 0
     for name in ("application", "arrival_s"):
         assert list(simulated.jobs[name]) == list(result.jobs[name])

@@ -13,6 +13,7 @@ from rich.console import Console
 from llmsched_gym.agents.base import Observation, Policy, PriorityPolicy, Scores, stage_feature
 from llmsched_gym.errors import PolicyError
 from llmsched_gym.evaluation import compare
+from llmsched_gym.evaluation.results import REFERENCES
 from llmsched_gym.workload.arrivals import Burst, Poisson
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, Stage
@@ -52,7 +53,7 @@ def test_names_from_anywhere_are_survived(tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "summary.json").read_text())["policies"]) >= set(ODD)
     with (tmp_path / "jobs.csv").open(newline="") as file:
         labels = {row["policy"] for row in csv.DictReader(file)}
-    assert labels == {*ODD, "srtf_oracle"} - {"\ud800"} | {"\\ud800"}
+    assert labels == {*ODD, *REFERENCES} - {"\ud800"} | {"\\ud800"}
     with (tmp_path / "shown").open("w", encoding="utf-8") as file:  # a terminal of a user's own
         Console(file=file, width=200, force_terminal=True).print(result.table())
     shown = (tmp_path / "shown").read_text()
@@ -78,9 +79,9 @@ def test_one_figure_that_fails_costs_nothing_else(
 
 def test_who_reads_the_oracle_is_clairvoyant_without_saying_so() -> None:
     result = compare([Reader(), "fcfs"], workload="task_automation", **ORACLE)
-    assert set(result.clairvoyant) == {"Reader", "srtf_oracle"}
+    assert set(result.clairvoyant) == {"Reader", *REFERENCES}
     without = compare([Reader()], workload="task_automation", **NOTHING)
-    assert without.clairvoyant == ("srtf_oracle",)
+    assert without.clairvoyant == REFERENCES
 
 
 def test_a_burst_has_no_load(tmp_path: Path) -> None:

@@ -125,8 +125,10 @@ def test_its_table_is_the_summary(tmp_path: Path) -> None:
         assert row[1] == f"{one['mean_jct_s']:.1f} [{low:.1f}, {high:.1f}]"
         assert row[2:5] == [f"{one[f'p{n}_jct_s']:.1f}" for n in (50, 95, 99)]
         assert row[5] == f"{one['mean_slowdown']:.1f}"
-    assert rows[0][6] == ""
-    assert rows[1][6].startswith(f"{100 * result.summary['reduction'][1]:.1f} % [")
+        assert row[6] == ("" if np.isnan(one["x_bound"]) else f"{one['x_bound']:.2f}")
+    assert head[6:] == ["x bound", "reduction"]
+    assert rows[0][7] == ""
+    assert rows[1][7].startswith(f"{100 * result.summary['reduction'][1]:.1f} % [")
     assert html.escape(result.verdict) in (tmp_path / "report.html").read_text("utf-8")
 
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from llmsched_gym import metrics
 from llmsched_gym.agents.base import POLICIES
 from llmsched_gym.cluster.alone import EmptyCluster
+from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.evaluation import Episode, compare
-from llmsched_gym.evaluation.results import Summary, summarise
+from llmsched_gym.evaluation.results import Summary, by_policy, episode_means, summarise
 from llmsched_gym.evaluation.tables import application_tables, results_table
 from llmsched_gym.evaluation.verdict import gap_is_sure, verdict
 from llmsched_gym.metrics import slowdown
@@ -100,13 +102,74 @@ def test_the_gap_is_shown_where_there_is_one() -> None:
 # --- Tables ---------------------------------------------------------------------------------------
 
 
+def test_the_better_reference_is_the_clairvoyant_one() -> None:
+    ends = {"mine": near(1), "sjf": near(1.2)}
+    for alone, best in [("srtf_oracle", 0.8), ("srtf_own_oracle", 0.6)]:
+        one = summarise(episodes(ends | {alone: near(best)}))
+        both = {"srtf_oracle": near(0.8), "srtf_own_oracle": near(0.6)}
+        own = by_policy(episodes(ends | both))
+        means = (episode_means(own[name]) for name in ("mine", "sjf", alone))
+        assert one[0].gap_closed == metrics.gap_closed(*means)
+        assert one[2].gap_closed is None
+    summaries = summarise(episodes(ends | both), list(both))
+    gaps = {one.policy: one.gap_closed for one in summaries}
+    assert gaps["mine"] == one[0].gap_closed
+    assert gaps["srtf_own_oracle"] is gaps["sjf"] is None
+    assert gaps["srtf_oracle"] is not None
+    assert "SJF to srtf_own_oracle" in " ".join(shown(summaries).split())
+    assert verdict(episodes(both)) == ""
+    worse = {"sjf": near(1), "srtf_oracle": near(1.1)}
+    assert not gap_is_sure(episodes(worse))
+    assert gap_is_sure(episodes(worse | {"srtf_own_oracle": near(0.5)}))
+
+
+# --- The lower bound ------------------------------------------------------------------------------
+
+
+def test_means_are_shown_over_their_bound() -> None:
+    played = [
+        replace(one, bound_s=bound_s)
+        for one in episodes({"mine": [[2.0, 4.0], [5.0, 7.0]], "sjf": [[3.0, 5.0], [6.0, 8.0]]})
+        for bound_s in [(1.0, 4.0)[one.number]]
+    ]
+    summaries = summarise(played)
+    assert [(one.bound_s, one.x_bound) for one in summaries] == [(2.5, 4.5 / 2.5), (2.5, 5.5 / 2.5)]
+    text = shown(summaries)
+    assert "bound" in text
+    assert "1.80" in text
+    assert "2.20" in text
+    unknown = summarise([*played, *episodes({"fcfs": [[1.0, 2.0], [3.0, 4.0]]})])
+    assert [one.x_bound for one in unknown] == [1.8, 2.2, None]
+    assert "bound" not in shown(summarise(episodes({"mine": near(1)})))
+    zero = summarise([replace(one, bound_s=0.0) for one in played])  # jobs that may take no time
+    assert [one.x_bound for one in zero] == [None, None]
+
+
+@pytest.mark.parametrize("serving", ["ideal", "vllm"])
+def test_no_policy_is_below_the_bound(serving: str) -> None:
+    classical = [name for name in POLICIES if name not in ("decima", "ppo", "carbyne", "argus")]
+    for belief, load in [("bayes", 0.5), ("oracle", 3.0)]:
+        cluster = load_cluster("a100_llama2_7b", engines=1, regular_executors=4, serving=serving)
+        result = compare(
+            classical, workload="task_automation", cluster=cluster, belief=belief,
+            load=load, num_jobs=20, episodes=2,
+        )  # fmt: skip
+        table = result.episodes
+        assert (table["bound_s"] > 0).all()
+        assert (table["bound_s"] <= table["mean_jct_s"]).all()
+        assert (table.groupby("episode")["bound_s"].nunique() == 1).all()
+        assert (result.summary["x_bound"] >= 1).all()
+        assert result.summary["x_bound"].min() < 2
+
+
 @pytest.mark.parametrize("scale", [0.01, 0.5, 1.0, 30.0, 300.0])
 @pytest.mark.parametrize(("count", "gap"), [(1, True), (5, False), (len(POLICIES), True)])
 def test_tables_fit_into_80_columns(scale: float, count: int, gap: bool) -> None:
-    labels = [*list(POLICIES)[:count], "sjf", "srtf_oracle"]
+    labels = [*list(POLICIES)[:count], "sjf", "srtf_oracle", "srtf_own_oracle"]
     applications = "abcdef"
     played = {label: near(scale * (1 + n / 10), n, 3) for n, label in enumerate(labels)}
-    summaries = summarise(episodes(played, applications), ["srtf_oracle"])
+    found = (replace(one, bound_s=0.07 * scale) for one in episodes(played, applications))
+    summaries = summarise(list(found), ["srtf_oracle", "srtf_own_oracle"])
     text = shown(summaries, gap)
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "…" not in text
