@@ -17,11 +17,19 @@ from rich.table import Table
 from llmsched_gym import metrics
 from llmsched_gym.env.named import SUITE
 from llmsched_gym.errors import printable
-from llmsched_gym.evaluation.results import SJF, plain, shown, write_csv
+from llmsched_gym.evaluation.results import (
+    REFERENCE,
+    REFERENCES,
+    SJF,
+    best_reference,
+    plain,
+    shown,
+    write_csv,
+)
 from llmsched_gym.evaluation.tables import WIDTH
 from llmsched_gym.experiments.cells import Cell, Experiment, Variant
 from llmsched_gym.experiments.run import finish, measured_in
-from llmsched_gym.experiments.suite import ENDS, REFERENCES
+from llmsched_gym.experiments.suite import ENDS
 from llmsched_gym.experiments.tables import Measured
 from llmsched_gym.metrics import Estimate
 from llmsched_gym.plotting import looks_of, new_figure, save, shown_label
@@ -33,11 +41,11 @@ LEAST = -100.0  # score of a picture's axis; what is below stands at its edge, w
 MEAN = "mean"  # over the scenarios, in place of one
 EPISODE_COLUMNS = (
     *("scenario", "policy", "episode", "seed", "num_jobs"),
-    *("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "makespan_s"),
+    *("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "makespan_s", "bound_s"),
 )
 SCORE_COLUMNS = (
     *("scenario", "policy", "mean_jct_s", "mean_jct_s_low", "mean_jct_s_high"),
-    *("score", "score_low", "score_high"),
+    *("score", "score_low", "score_high", "x_bound"),
 )
 SMALL: Any = {"fontsize": 6.0, "verticalalignment": "center"}
 Means = list[float]  # the mean JCT of each episode, seconds
@@ -52,34 +60,37 @@ class Score:
     scenario : its name, or "mean".
     jct : mean JCT, seconds; of no value in the mean.
     score : 0 to 1 on the way from SJF to the clairvoyant reference, with a paired interval.
+    x_bound : the mean JCT over what no policy can be below; None where that is not known.
     """
 
     scenario: str
     policy: str
     jct: Estimate
     score: Estimate
+    x_bound: float | None = None
 
 
-def clairvoyant(played: Mapping[str, Means]) -> str:
-    """The label of the clairvoyant reference: of ``REFERENCES`` that with the lower mean JCT."""
-    return min(REFERENCES, key=lambda label: np.mean(played[label]))
-
-
-def scores(played: Mapping[str, Mapping[str, Means]]) -> list[Score]:
+def scores(
+    played: Mapping[str, Mapping[str, Means]], bound_s: Mapping[str, float] | None = None
+) -> list[Score]:
     """The score of every policy in every scenario, and of each the mean of them.
 
     Parameters
     ----------
     played
         By scenario and label, the ends of the scale (``ENDS``) among them.
+    bound_s
+        By scenario, the mean of what no policy is below.
     """
     found = []
     for label in next(iter(played.values())):
         places = []
         for scenario, means in played.items():
-            place = means[label], means[SJF], means[clairvoyant(means)]
-            score = metrics.gap_closed(*place)
-            found.append(Score(scenario, label, metrics.mean(means[label]), score))
+            place = means[label], means[SJF], means[best_reference(means) or REFERENCE]
+            score, jct = metrics.gap_closed(*place), metrics.mean(means[label])
+            bound = (bound_s or {}).get(scenario)
+            x_bound = jct.value / bound if jct.value and bound else None
+            found.append(Score(scenario, label, jct, score, x_bound))
             places.append(place)
         found.append(Score(MEAN, label, Estimate(None), metrics.mean_gap_closed(places)))
     return found
@@ -104,7 +115,7 @@ def run_suite(
     def write(folder: Path, contents: dict[Cell, Any]) -> list[Score]:
         measured = measured_in(experiment, contents)
         played = _by_scenario(measured)
-        found = scores(played)
+        found = scores(played, _bounds(measured))
         rows = (row for one in measured for row in _episode_rows(one, experiment.bench.seed))
         write_csv(folder / "episodes.csv", EPISODE_COLUMNS, rows)
         write_csv(folder / "scores.csv", SCORE_COLUMNS, map(_score_row, found))
@@ -112,7 +123,7 @@ def run_suite(
             "settings": settings,
             "suite": SUITE,
             "commit": commit(),
-            "clairvoyant": {name: clairvoyant(means) for name, means in played.items()},
+            "clairvoyant": {name: best_reference(means) for name, means in played.items()},
             "policies": {row.label: _described(row.cells[0].variant) for row in experiment.rows},
         }
         (folder / "summary.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -160,16 +171,24 @@ def _by_scenario(measured: Iterable[Measured]) -> dict[str, dict[str, Means]]:
     return played
 
 
+def _bounds(measured: Iterable[Measured]) -> dict[str, float]:
+    """By scenario, the mean over the episodes of what no policy is below."""
+    return {
+        one.place.workload: float(np.mean([episode.bound_s for episode in one.episodes]))
+        for one in measured
+    }
+
+
 def _episode_rows(one: Measured, seed: int) -> Iterator[tuple[Any, ...]]:
     for episode in one.episodes:
         numbers = metrics.percentile_summary(episode.jct_s).values()
         where = one.place.workload, one.policy, episode.number, seed, len(episode.jct_s)
-        yield *where, *numbers, episode.makespan_s
+        yield *where, *numbers, episode.makespan_s, episode.bound_s
 
 
 def _score_row(one: Score) -> tuple[Any, ...]:
     score = (None if x is None else 100 * x for x in one.score)
-    return one.scenario, one.policy, *one.jct, *score
+    return one.scenario, one.policy, *one.jct, *score, one.x_bound
 
 
 def _policies(found: Iterable[Score]) -> list[str]:
@@ -187,16 +206,18 @@ def table(found: Sequence[Score], policy: str) -> Table:
     title = plain(f"{policy} on the suite {SUITE}")
     made = Table(title=title, title_justify="left", box=HORIZONTALS, pad_edge=False)
     made.add_column("scenario", overflow="fold")
-    for head in ("SJF, s", "clair-\nvoyant, s", "mean JCT, s\n[95 %]", "score\n[95 %]"):
+    heads = "SJF, s", "clair-\nvoyant, s", "mean JCT, s\n[95 %]", "x bound", "score\n[95 %]"
+    for head in heads:
         made.add_column(plain(head), justify="right", no_wrap=True)
     for name in names:
         one = of[name, policy]
         score = shown(one.score, percent=True).replace(" %", "")
         if name == MEAN:
-            made.add_row(name, "", "", "", score, style="bold")
+            made.add_row(name, "", "", "", "", score, style="bold")
             continue
         least = min(of[name, label].jct.value or 0.0 for label in REFERENCES)
-        cells = f"{of[name, SJF].jct.value:.1f}", f"{least:.1f}", shown(one.jct), score
+        x_bound = "" if one.x_bound is None else f"{one.x_bound:.2f}"
+        cells = f"{of[name, SJF].jct.value:.1f}", f"{least:.1f}", shown(one.jct), x_bound, score
         made.add_row(name, *map(plain, cells), end_section=name == names[-2])
     return made
 
@@ -257,6 +278,7 @@ def _print(found: Sequence[Score], experiment: Experiment, output_dir: Path) -> 
         "bootstrap over episodes, paired.",
         "score: 0 is as good as SJF, 100 as good as the clairvoyant reference, the lower of SRTF "
         "by all remaining demand and by that of the resource asked for, both with belief=oracle.",
+        "x bound: the mean JCT over what no policy can be below (docs/bound.md).",
     ):
         output.print(f"- {note}", soft_wrap=not output.is_terminal)
     output.print(f"Files: {printable(str(output_dir))}", soft_wrap=True)

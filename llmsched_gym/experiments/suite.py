@@ -12,7 +12,7 @@ from typing import Any
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.env.named import PRESET, SCENARIOS, SUITE
-from llmsched_gym.evaluation.results import REFERENCE, SJF
+from llmsched_gym.evaluation.results import OWN_REFERENCE, REFERENCE, REFERENCES, SJF
 from llmsched_gym.experiments.cells import Bench, Experiment, Place, Row, Variant
 from llmsched_gym.experiments.plan import blocks, digest, try_out, variant_of, with_options
 from llmsched_gym.experiments.sources import fingerprint
@@ -20,8 +20,6 @@ from llmsched_gym.settings import Count, Names, Policies, Settings, Text
 from llmsched_gym.workload.inputs import unknown
 
 STUDY = "suite"
-OWN_REFERENCE = "srtf_own_oracle"  # SRTF that knows what is hidden, by each resource's own demand
-REFERENCES = (REFERENCE, OWN_REFERENCE)  # the lower one is the clairvoyant reference
 ENDS = (SJF, *REFERENCES)
 
 

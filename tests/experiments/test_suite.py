@@ -19,9 +19,10 @@ from llmsched_gym.agents import make_policy
 from llmsched_gym.commands import evaluate
 from llmsched_gym.env import SCENARIOS, SUITE, LLMSchedEnv
 from llmsched_gym.evaluation import play
+from llmsched_gym.evaluation.results import OWN_REFERENCE, best_reference
 from llmsched_gym.experiments import leaderboard
-from llmsched_gym.experiments.scores import MEAN, Score, clairvoyant, picture, scores
-from llmsched_gym.experiments.suite import ENDS, OWN_REFERENCE
+from llmsched_gym.experiments.scores import MEAN, Score, picture, scores
+from llmsched_gym.experiments.suite import ENDS
 from llmsched_gym.metrics import Estimate
 
 ROOT = Path(__file__).parents[2]
@@ -55,8 +56,10 @@ def test_scores_by_hand() -> None:
             "srtf_own_oracle": [3.0, 3.0],
         },
     }
-    assert [clairvoyant(means) for means in played.values()] == [OWN_REFERENCE, "srtf_oracle"]
-    found = {(one.scenario, one.policy): one for one in scores(played)}
+    assert [best_reference(means) for means in played.values()] == [OWN_REFERENCE, "srtf_oracle"]
+    found = {(one.scenario, one.policy): one for one in scores(played, {"one": 6.0})}
+    assert found["one", "mine"].x_bound == 1.5
+    assert found["two", "mine"].x_bound is found[MEAN, "mine"].x_bound is None
     assert found["one", "mine"].score.value == pytest.approx((12 - 9) / (12 - 7))
     assert found["two", "mine"].score.value == pytest.approx((4 - 5) / (4 - 2))
     assert found[MEAN, "mine"].score.value == pytest.approx((0.6 - 0.5) / 2)
