@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,11 @@ def fit_profile(
     notes: list[str] = []
     for number, name in enumerate(past.applications, start=1):
         _log.info("application %d of %d: %s", number, len(past.applications), name)
-        demand, tasks = table.of(name)
+        demand, tasks, prompts = table.of(name)
         linked, why = _linked(tasks, settings)
         most = min(MAX_ROWS, ALL_ROWS // len(past.applications))
         networks[name], left_out = _fit_network(
-            templates[name], demand, tasks, settings, linked, most
+            templates[name], demand, tasks, prompts, settings, linked, most
         )
         notes += [f"{name}: {note}" for note in (why, left_out) if note]
     return BeliefProfile(
@@ -109,17 +109,18 @@ def _linked(tasks: IntArray, settings: BeliefSettings) -> tuple[NDArray[np.bool_
 
 @dataclass(frozen=True)
 class _StageTable:
-    """Demand and number of tasks of every canonical stage of every past job, by application."""
+    """Demand, number of tasks and prompts of every canonical stage of every past job."""
 
-    rows: dict[str, tuple[FloatArray, IntArray]]
+    rows: dict[str, tuple[FloatArray, IntArray, FloatArray]]  # by application
 
     @classmethod
     def read(cls, past: JobBank, templates: dict[str, Template], task_s: FloatArray) -> _StageTable:
         canonical = canonical_stages(past, templates)
         stage_s = np.add.reduceat(task_s, past.stage_tasks[:-1])
         num_tasks = np.diff(past.stage_tasks)
+        prompt = np.add.reduceat(past.prompt_tokens, past.stage_tasks[:-1]) / num_tasks
         stage_job = np.repeat(np.arange(len(past)), np.diff(past.job_stages))
-        rows: dict[str, tuple[FloatArray, IntArray]] = {}
+        rows: dict[str, tuple[FloatArray, IntArray, FloatArray]] = {}
         base = 0
         for number, name in enumerate(past.applications):
             template = templates[name]
@@ -130,13 +131,18 @@ class _StageTable:
             where = np.searchsorted(jobs, stage_job[mine]), canonical[mine] - base
             demand = np.zeros((len(jobs), len(kinds)))
             tasks = np.zeros((len(jobs), len(kinds)), np.int64)
+            prompts = np.zeros((len(jobs), len(kinds)))
             demand[where], tasks[where] = stage_s[mine], num_tasks[mine]
-            rows[name] = demand, tasks
+            prompts[where] = prompt[mine]
+            rows[name] = demand, tasks, prompts
             base += len(kinds)
         return cls(rows)
 
-    def of(self, application: str) -> tuple[FloatArray, IntArray]:
-        """Seconds and numbers of tasks, each [jobs, C]; 0 tasks where the stage is absent."""
+    def of(self, application: str) -> tuple[FloatArray, IntArray, FloatArray]:
+        """Seconds, numbers of tasks and prompt tokens per task, each [jobs, C].
+
+        All three are 0 where the stage is absent.
+        """
         return self.rows[application]
 
 
@@ -146,11 +152,13 @@ class _Data:
 
     demand: IntArray  # [C] variables
     fanout: IntArray  # [C] variables, -1 if none
+    prompt: IntArray  # [C] variables, -1 if none
     demand_bins: tuple[Bins, ...]
     fanout_bins: tuple[Bins, ...]
+    prompt_bins: tuple[Bins, ...]
     states: IntArray  # [V]
     codes: IntArray  # [jobs, V]
-    own_fanout: IntArray  # [V]: of a demand variable, the fan-out variable of its stage; else -1
+    own_fanout: IntArray  # [V]: of a demand or prompt, the fan-out variable of its stage; else -1
     linked: IntArray  # the variables that may have edges, ascending
 
     @classmethod
@@ -158,40 +166,75 @@ class _Data:
         cls,
         demand_s: FloatArray,
         tasks: IntArray,
+        prompts: FloatArray,
         settings: BeliefSettings,
         linked: NDArray[np.bool_],
     ) -> _Data:
-        demand, fanout, own, states, variables = [], [], [], [], []
+        demand, fanout, prompt, own, states, variables = [], [], [], [], [], []
         codes: list[IntArray] = []
-        demand_bins, fanout_bins = [], []
-        for seconds, counts, may in zip(demand_s.T, tasks.T, linked, strict=True):
+        demand_bins, fanout_bins, prompt_bins = [], [], []
+
+        def add(present: NDArray[np.bool_], values: FloatArray, bins: Bins, of: int = -1) -> int:
+            codes.append(np.where(present, bins.state(values), 0))
+            states.append(len(bins))
+            own.append(of)
+            return len(codes) - 1
+
+        for seconds, counts, tokens, may in zip(
+            demand_s.T, tasks.T, prompts.T, linked, strict=True
+        ):
             present = counts > 0
             count = counts[present].astype(np.float64)
             number = Bins.fit(count, count, settings.fanouts)
             bins = Bins.fit(seconds[present], count, settings.bins)
-            varies = may and counts.min() < counts.max()
-            fanout.append(len(codes) if varies else -1)
-            if varies:
-                codes.append(np.where(present, number.state(counts.astype(np.float64)), 0))
-                states.append(len(number))
-                own.append(-1)
-            demand.append(len(codes))
-            codes.append(np.where(present, bins.state(seconds), 0))
-            states.append(len(bins))
-            own.append(fanout[-1])
+            length = Bins.fit(tokens[present], count, settings.bins)
+            first, fan, told = len(codes), -1, -1
+            if may and counts.min() < counts.max():
+                fan = add(present, counts.astype(np.float64), number)
+            if may and settings.prompts and len(length) > 2:
+                told = add(present, tokens, length, fan)
+            demand.append(add(present, seconds, bins, fan))
+            fanout.append(fan)
+            prompt.append(told)
             if may:
-                variables += [*([fanout[-1]] if varies else []), demand[-1]]
+                variables += range(first, len(codes))
             demand_bins.append(bins)
             fanout_bins.append(number)
+            prompt_bins.append(length)
         return cls(
             np.array(demand, np.int64),
             np.array(fanout, np.int64),
+            np.array(prompt, np.int64),
             tuple(demand_bins),
             tuple(fanout_bins),
+            tuple(prompt_bins),
             np.array(states, np.int64),
             np.stack(codes, axis=1).astype(np.int64),
             np.array(own, np.int64),
             np.array(variables, np.int64),
+        )
+
+    def useful(self, parents: Sequence[tuple[int, ...]]) -> NDArray[np.bool_]:
+        """Which variables are a demand or a fan-out, or above one: bool [V]."""
+        needed = np.ones(len(self.states), bool)
+        needed[self.prompt[self.prompt >= 0]] = False
+        for variable in reversed(range(len(needed))):
+            if needed[variable]:
+                needed[list(parents[variable])] = True
+        return needed
+
+    def only(self, kept: NDArray[np.bool_]) -> _Data:
+        """The same without some of the prompts."""
+        place = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)
+        return replace(
+            self,
+            demand=place[self.demand],
+            fanout=place[self.fanout],
+            prompt=place[self.prompt],
+            states=self.states[kept],
+            codes=self.codes[:, kept],
+            own_fanout=place[self.own_fanout[kept]],
+            linked=place[self.linked[kept[self.linked]]],
         )
 
     def counts(self, variable: int, parents: Sequence[int]) -> FloatArray:
@@ -209,7 +252,7 @@ class _Data:
         return pd.DataFrame(self.codes[:, self.linked], columns=columns)
 
     def required(self, variable: int) -> tuple[int, ...]:
-        """The parent that a variable always has: a demand the fan-out of its stage."""
+        """The parent that a variable always has: demands and prompts the fan-out of their stage."""
         own = int(self.own_fanout[variable])
         return () if own < 0 else (own,)
 
@@ -217,8 +260,10 @@ class _Data:
         return Network(
             self.demand,
             self.fanout,
+            self.prompt,
             self.demand_bins,
             self.fanout_bins,
+            self.prompt_bins,
             tuple(tuple(row) for row in parents),
             tuple(tables),
         )
@@ -228,25 +273,38 @@ def _fit_network(
     template: Template,
     demand_s: FloatArray,
     tasks: IntArray,
+    prompts: FloatArray,
     settings: BeliefSettings,
     linked: NDArray[np.bool_],
     most_rows: int,
 ) -> tuple[Network, str]:
     """The network, and a note if edges are left out. What is not linked is independent of all."""
-    data = _Data.discretise(demand_s, tasks, settings, linked)
+    data = _Data.discretise(demand_s, tasks, prompts, settings, linked)
     parents: list[tuple[int, ...]] = [() for _ in data.states]
-    tables = [data.counts(variable, ()) + UNSEEN_JOBS for variable in range(len(data.states))]
-    tables = [table / table.sum() for table in tables]
     note = ""
     if len(data.linked):
-        found = _structure(data, settings.max_parents)
+        data, found = _pruned(data, _structure(data, settings.max_parents))
         parents = _narrowed(data, found, most_rows)
-        for variable, table in _parameters(template, data, parents, settings.prior_jobs).items():
-            tables[variable] = table
         left_out = sum(map(len, found)) - sum(map(len, parents))
+        data, parents = _pruned(data, parents)
         if left_out:
             note = f"{left_out} edges are left out: they would join too many states"
+    tables = [data.counts(variable, ()) + UNSEEN_JOBS for variable in range(len(data.states))]
+    tables = [table / table.sum() for table in tables]
+    if len(data.linked):
+        for variable, table in _parameters(template, data, parents, settings.prior_jobs).items():
+            tables[variable] = table
     return data.network(parents, tables), note
+
+
+def _pruned(
+    data: _Data, parents: Sequence[tuple[int, ...]]
+) -> tuple[_Data, list[tuple[int, ...]]]:
+    """Without the prompts that no demand or fan-out depends on: they cost time and tell nothing."""
+    kept = data.useful(parents)
+    place = np.cumsum(kept) - 1
+    rows = [parents[variable] for variable in np.flatnonzero(kept)]
+    return data.only(kept), [tuple(int(place[parent]) for parent in row) for row in rows]
 
 
 def _structure(data: _Data, max_parents: int) -> list[tuple[int, ...]]:
@@ -441,7 +499,8 @@ def _rule_out(
     revealers = template.revealers[stage]
     axes = []
     for revealer in revealers:
-        shown = {int(data.fanout[revealer]), int(data.demand[revealer])} & set(parents)
+        shown = {int(of[revealer]) for of in (data.fanout, data.prompt, data.demand)}
+        shown &= set(parents)
         if not shown:
             return
         axes.append(parents.index(min(shown)))
@@ -544,6 +603,7 @@ def fingerprint(past: JobBank, latency: LatencyProfile, settings: BeliefSettings
         past.stage_parents,
         past.parents,
         past.stage_tasks,
+        past.prompt_tokens,
         task_seconds(past, latency),
     ):
         digest.update(f"{array.dtype} {array.shape}\n".encode())
