@@ -43,6 +43,7 @@ SEEN_JOBS = 5  # in which these must be, if there are more names
 MAX_ROWS = 1 << 13  # states of all separators of a network, 6 KiB each
 ALL_ROWS = 1 << 17  # of all networks together, as far as edges make them
 MAX_CELLS = 1 << 20  # of one conditional table
+PROMPT_BINS = (2, 4, 8)  # tried for the length of a prompt
 CANDIDATES = 8  # parents tried per variable: those with the largest BIC gain alone
 UNSEEN_JOBS = 0.01  # weight of a state that is possible and was never seen
 IMPOSSIBLE_JOBS = 1e-4  # weight of what the template rules out: a round after the last one
@@ -166,13 +167,15 @@ class _Data:
         cls,
         demand_s: FloatArray,
         tasks: IntArray,
-        prompts: FloatArray,
         settings: BeliefSettings,
         linked: NDArray[np.bool_],
+        prompts: FloatArray,
+        lengths: Sequence[Bins],
     ) -> _Data:
+        """``lengths`` are the bins of the stages' prompts; two states are no variable."""
         demand, fanout, prompt, own, states, variables = [], [], [], [], [], []
         codes: list[IntArray] = []
-        demand_bins, fanout_bins, prompt_bins = [], [], []
+        demand_bins, fanout_bins = [], []
 
         def add(present: NDArray[np.bool_], values: FloatArray, bins: Bins, of: int = -1) -> int:
             codes.append(np.where(present, bins.state(values), 0))
@@ -180,18 +183,17 @@ class _Data:
             own.append(of)
             return len(codes) - 1
 
-        for seconds, counts, tokens, may in zip(
-            demand_s.T, tasks.T, prompts.T, linked, strict=True
+        for seconds, counts, may, tokens, length in zip(
+            demand_s.T, tasks.T, linked, prompts.T, lengths, strict=True
         ):
             present = counts > 0
             count = counts[present].astype(np.float64)
             number = Bins.fit(count, count, settings.fanouts)
             bins = Bins.fit(seconds[present], count, settings.bins)
-            length = Bins.fit(tokens[present], count, settings.bins)
             first, fan, told = len(codes), -1, -1
             if may and counts.min() < counts.max():
                 fan = add(present, counts.astype(np.float64), number)
-            if may and settings.prompts and len(length) > 2:
+            if may and len(length) > 2:
                 told = add(present, tokens, length, fan)
             demand.append(add(present, seconds, bins, fan))
             fanout.append(fan)
@@ -200,18 +202,26 @@ class _Data:
                 variables += range(first, len(codes))
             demand_bins.append(bins)
             fanout_bins.append(number)
-            prompt_bins.append(length)
         return cls(
             np.array(demand, np.int64),
             np.array(fanout, np.int64),
             np.array(prompt, np.int64),
             tuple(demand_bins),
             tuple(fanout_bins),
-            tuple(prompt_bins),
+            tuple(lengths),
             np.array(states, np.int64),
             np.stack(codes, axis=1).astype(np.int64),
             np.array(own, np.int64),
             np.array(variables, np.int64),
+        )
+
+    def followed(self, codes: IntArray, bins: Bins) -> _Data:
+        """With one more variable, the last."""
+        return replace(
+            self,
+            states=np.append(self.states, len(bins)),
+            codes=np.column_stack([self.codes, codes]),
+            own_fanout=np.append(self.own_fanout, -1),
         )
 
     def useful(self, parents: Sequence[tuple[int, ...]]) -> NDArray[np.bool_]:
@@ -279,7 +289,14 @@ def _fit_network(
     most_rows: int,
 ) -> tuple[Network, str]:
     """The network, and a note if edges are left out. What is not linked is independent of all."""
-    data = _Data.discretise(demand_s, tasks, prompts, settings, linked)
+    lengths = (_NO_PROMPT,) * len(linked)
+    data = _Data.discretise(demand_s, tasks, settings, linked, prompts, lengths)
+    if settings.prompts:
+        lengths = tuple(
+            _lengths(data, stage, prompts[:, stage], tasks[:, stage]) if may else _NO_PROMPT
+            for stage, may in enumerate(linked)
+        )
+        data = _Data.discretise(demand_s, tasks, settings, linked, prompts, lengths)
     parents: list[tuple[int, ...]] = [() for _ in data.states]
     note = ""
     if len(data.linked):
@@ -295,6 +312,34 @@ def _fit_network(
         for variable, table in _parameters(template, data, parents, settings.prior_jobs).items():
             tables[variable] = table
     return data.network(parents, tables), note
+
+
+_NO_PROMPT = Bins.fit(np.zeros(0), np.zeros(0), 1)
+
+
+def _lengths(data: _Data, stage: int, tokens: FloatArray, tasks: IntArray) -> Bins:
+    """Bins of a stage's prompts: as many as tell most, by BIC, of what runs with and after it.
+
+    Few past jobs bear few bins, and a close relation is worth many. Where none tells anything,
+    ``_NO_PROMPT``.
+    """
+    present = tasks > 0
+    first = max(int(data.demand[stage]), int(data.fanout[stage]))
+    after = data.linked[data.linked >= first].tolist()
+    alone = [_bic(data)(variable, data.required(variable)) for variable in after]
+    chosen, most = _NO_PROMPT, 0.0
+    for number in PROMPT_BINS:
+        bins = Bins.fit(tokens[present], tasks[present].astype(np.float64), number)
+        if len(bins) == 2:
+            break
+        score = _bic(data.followed(np.where(present, bins.state(tokens), 0), bins))
+        gain = 0.0
+        for variable, before in zip(after, alone, strict=True):
+            parents = (*data.required(variable), len(data.states))
+            gain += max(0.0, score(variable, parents) - before)
+        if gain > most:
+            chosen, most = bins, gain
+    return chosen
 
 
 def _pruned(

@@ -521,7 +521,7 @@ def test_the_key_holds_everything(past: JobBank, tmp_path: Path, fits: list[Any]
     banks = [JobBank.from_jobs(some) for some in (jobs[1:], longer, known_at_arrival, renamed)]
     other: dict[str, Any] = {
         **{"bins": 5, "fanouts": 4, "max_parents": 1, "min_jobs": 999, "prior_jobs": 2.0},
-        **{"low": 0.1, "high": 0.9, "reachable": 3, "structural": False},
+        **{"low": 0.1, "high": 0.9, "reachable": 3, "structural": False, "prompts": False},
     }
     assert set(other) == {field.name for field in fields(BeliefSettings)}
     slower = replace(LATENCY, a=LATENCY.a * 1.001)
