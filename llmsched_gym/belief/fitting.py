@@ -173,7 +173,8 @@ class _Data:
         lengths: Sequence[Bins],
     ) -> _Data:
         """``lengths`` are the bins of the stages' prompts; two states are no variable."""
-        demand, fanout, prompt, own, states, variables = [], [], [], [], [], []
+        demand, fanout, prompt, own, states = [], [], [], [], []
+        variables: list[int] = []
         codes: list[IntArray] = []
         demand_bins, fanout_bins = [], []
 
@@ -342,13 +343,11 @@ def _lengths(data: _Data, stage: int, tokens: FloatArray, tasks: IntArray) -> Bi
     return chosen
 
 
-def _pruned(
-    data: _Data, parents: Sequence[tuple[int, ...]]
-) -> tuple[_Data, list[tuple[int, ...]]]:
+def _pruned(data: _Data, parents: Sequence[tuple[int, ...]]) -> tuple[_Data, list[tuple[int, ...]]]:
     """Without the prompts that no demand or fan-out depends on: they cost time and tell nothing."""
     kept = data.useful(parents)
     place = np.cumsum(kept) - 1
-    rows = [parents[variable] for variable in np.flatnonzero(kept)]
+    rows = [parents[variable] for variable in np.flatnonzero(kept).tolist()]
     return data.only(kept), [tuple(int(place[parent]) for parent in row) for row in rows]
 
 

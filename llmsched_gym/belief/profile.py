@@ -405,13 +405,14 @@ def _template_from_json(application: str, row: dict[str, Any]) -> Template:
     )
 
 
-_VARIABLES = ("demand", "fanout", "prompt")
 _BINS = ("demand_bins", "fanout_bins", "prompt_bins")
 _BIN_FIELDS = ("least", "mean", "most", "tasks", "variance")
 
 
 def _network_arrays(network: Network) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {name: getattr(network, name) for name in _VARIABLES}
+    arrays: dict[str, NDArray[Any]] = {
+        name: getattr(network, name) for name in ("demand", "fanout", "prompt")
+    }
     for name in _BINS:
         rows: tuple[Bins, ...] = getattr(network, name)
         arrays[f"{name}/states"] = np.array([len(bins) for bins in rows], np.int64)
@@ -437,8 +438,12 @@ def _network_from_arrays(
         tables.append(flat[: np.prod(shape)].reshape(shape))
         flat = flat[np.prod(shape) :]
     return Network(
-        **{name: arrays[f"{prefix}{name}"] for name in _VARIABLES},
-        **bins,
+        demand=arrays[f"{prefix}demand"],
+        fanout=arrays[f"{prefix}fanout"],
+        prompt=arrays[f"{prefix}prompt"],
+        demand_bins=bins["demand_bins"],
+        fanout_bins=bins["fanout_bins"],
+        prompt_bins=bins["prompt_bins"],
         parents=tuple(tuple(row) for row in parents),
         tables=tuple(tables),
     )

@@ -200,6 +200,29 @@ def revised(
     return replace(profile, networks={"app": network}, templates={"app": template})
 
 
+def with_prompt(
+    profile: BeliefProfile, tokens: Sequence[float], tells: int, table: object
+) -> BeliefProfile:
+    """Stage "a" gets a prompt of one of some lengths, or none, all equally likely.
+
+    It is the first variable, and the only parent of the demand of stage ``tells``.
+    """
+    network = profile.networks["app"]
+    count, states = len(network.demand), len(tokens) + 1
+    parents = [tuple(parent + 1 for parent in row) for row in network.parents]
+    tables = list(network.tables)
+    parents[tells], tables[tells] = (0,), np.array(table, np.float64)
+    network = replace(
+        network,
+        demand=network.demand + 1,
+        prompt=np.array([0, *[-1] * (count - 1)]),
+        prompt_bins=(steps(*tokens), *network.prompt_bins[1:]),
+        parents=((), *parents),
+        tables=(np.full(states, 1 / states), *tables),
+    )
+    return replace(profile, networks={"app": network})
+
+
 def stage(
     name: str,
     *parents: int,
