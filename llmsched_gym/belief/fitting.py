@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -44,6 +44,7 @@ MAX_ROWS = 1 << 13  # states of all separators of a network, 6 KiB each
 ALL_ROWS = 1 << 17  # of all networks together, as far as edges make them
 MAX_CELLS = 1 << 20  # of one conditional table
 PROMPT_BINS = (2, 4, 8)  # tried for the length of a prompt
+PROMPT_ROWS = 2048  # states of all separators that a network with prompts may have in any case
 CANDIDATES = 8  # parents tried per variable: those with the largest BIC gain alone
 UNSEEN_JOBS = 0.01  # weight of a state that is possible and was never seen
 IMPOSSIBLE_JOBS = 1e-4  # weight of what the template rules out: a round after the last one
@@ -301,9 +302,13 @@ def _fit_network(
     parents: list[tuple[int, ...]] = [() for _ in data.states]
     note = ""
     if len(data.linked):
-        data, found = _pruned(data, _structure(data, settings.max_parents))
+        prompt = set(data.prompt.tolist())
+        found = _structure(data, settings.max_parents, prompt)
         parents = _narrowed(data, found, most_rows)
         left_out = sum(map(len, found)) - sum(map(len, parents))
+        if len(prompt) > 1:  # there is always a -1
+            told = _structure(data, settings.max_parents)
+            parents = _told(data, parents, told, most_rows)
         data, parents = _pruned(data, parents)
         if left_out:
             note = f"{left_out} edges are left out: they would join too many states"
@@ -325,8 +330,7 @@ def _lengths(data: _Data, stage: int, tokens: FloatArray, tasks: IntArray) -> Bi
     ``_NO_PROMPT``.
     """
     present = tasks > 0
-    first = max(int(data.demand[stage]), int(data.fanout[stage]))
-    after = data.linked[data.linked >= first].tolist()
+    after = data.linked[data.linked >= data.demand[stage]].tolist()
     alone = [_bic(data)(variable, data.required(variable)) for variable in after]
     chosen, most = _NO_PROMPT, 0.0
     for number in PROMPT_BINS:
@@ -343,6 +347,34 @@ def _lengths(data: _Data, stage: int, tokens: FloatArray, tasks: IntArray) -> Bi
     return chosen
 
 
+def _told(
+    data: _Data, plain: list[tuple[int, ...]], told: list[tuple[int, ...]], most: int
+) -> list[tuple[int, ...]]:
+    """The structure with prompts, as far as they do not join too many states.
+
+    Variables turn from their ``plain`` parents to those they have with prompts, first those that
+    gain most by it (BIC), while there is room: for twice as many states as there are without.
+    """
+
+    def rows(tried: list[tuple[int, ...]]) -> int:
+        return _rows(*_pruned(data, tried))
+
+    room = min(most, max(2 * rows(plain), PROMPT_ROWS))
+    if rows(told) <= room:
+        return told
+    score, prompt = _bic(data), set(data.prompt.tolist())
+    gains = {v: score(v, told[v]) - score(v, plain[v]) for v in data.linked.tolist()}
+    for variable in sorted(gains, key=lambda v: -gains[v]):
+        tried, above = list(plain), [variable]
+        while above and variable not in prompt:
+            v = above.pop()
+            tried[v] = told[v]
+            above += [parent for parent in told[v] if parent in prompt]
+        if rows(tried) <= room:
+            plain = tried
+    return plain
+
+
 def _pruned(data: _Data, parents: Sequence[tuple[int, ...]]) -> tuple[_Data, list[tuple[int, ...]]]:
     """Without the prompts that no demand or fan-out depends on: they cost time and tell nothing."""
     kept = data.useful(parents)
@@ -351,11 +383,14 @@ def _pruned(data: _Data, parents: Sequence[tuple[int, ...]]) -> tuple[_Data, lis
     return data.only(kept), [tuple(int(place[parent]) for parent in row) for row in rows]
 
 
-def _structure(data: _Data, max_parents: int) -> list[tuple[int, ...]]:
+def _structure(
+    data: _Data, max_parents: int, without: Container[int] = ()
+) -> list[tuple[int, ...]]:
     """Parents of every variable, by hill climbing on the BIC along the topological order.
 
     Under a fixed order the search falls apart into one search per variable, each over the
     candidates that gain most alone. A demand variable always has its stage's fan-out as a parent.
+    Variables ``without`` are nobody's parents, and have none but that.
     """
     with _pgmpy():
         from pgmpy.causal_discovery import ExpertKnowledge, HillClimbSearch
@@ -376,9 +411,10 @@ def _structure(data: _Data, max_parents: int) -> list[tuple[int, ...]]:
     found: list[tuple[int, ...]] = [() for _ in data.states]
     for place, variable in enumerate(linked):
         found[variable] = required = data.required(variable)
-        if max_parents <= len(required):
+        if max_parents <= len(required) or variable in without:
             continue
-        candidates = _candidates(variable, required, linked[:place], local_score)
+        earlier = [other for other in linked[:place] if other not in without]
+        candidates = _candidates(variable, required, earlier, local_score)
         columns = [*required, *candidates]
         if not candidates:
             continue
@@ -445,20 +481,21 @@ def _narrowed(data: _Data, parents: list[tuple[int, ...]], most: int) -> list[tu
     What is joined is what inference has tables for: see
     :func:`llmsched_gym.belief.networks.separators_of`.
     """
-
-    def rows(tried: Sequence[tuple[int, ...]]) -> int:
-        return sum(math.prod(states[v] for v in row) for row in separators_of(tried))
-
-    states = data.states.tolist()
-    if rows(parents) <= most:
+    if _rows(data, parents) <= most:
         return parents
-    kept = [data.required(variable) for variable in range(len(states))]
-    most = max(most, rows(kept))
+    kept = [data.required(variable) for variable in range(len(data.states))]
+    most = max(most, _rows(data, kept))
     for variable in data.linked.tolist():
         without, kept[variable] = kept[variable], parents[variable]
-        if rows(kept) > most:
+        if _rows(data, kept) > most:
             kept[variable] = without
     return kept
+
+
+def _rows(data: _Data, parents: Sequence[Sequence[int]]) -> int:
+    """States of all separators together: what inference has tables for."""
+    states = data.states.tolist()
+    return sum(math.prod(states[v] for v in row) for row in separators_of(parents))
 
 
 def _parameters(
