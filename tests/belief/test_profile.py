@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llmsched_gym import notes
-from llmsched_gym.belief import fitting, networks
+from llmsched_gym.belief import fitting, networks, structure
 from llmsched_gym.belief import profile as profile_module
 from llmsched_gym.belief.fitting import fit_profile, load_or_fit
 from llmsched_gym.belief.inference import compile_profile
@@ -244,7 +244,7 @@ def test_prompts_that_tell_are_variables() -> None:
     check_networks(profile)
     network = profile.networks["app"]
     assert network.prompt.tolist() == [0, -1]
-    assert len(network.prompt_bins[0]) == 1 + max(fitting.PROMPT_BINS)
+    assert len(network.prompt_bins[0]) == 1 + max(structure.PROMPT_BINS)
     for number in range(8):
         job = moment(*summary(number, told(number)).stages)
         row = believe(profile, job).jobs[0]
@@ -279,23 +279,23 @@ def test_prompts_that_tell_nothing_are_none(past: JobBank, fitted: BeliefProfile
 
 def test_a_prompt_that_only_prompts_depend_on_is_left_out() -> None:
     """a -> prompt -> prompt: no demand is below the second prompt, nor below the third."""
-    data = fitting._Data(
+    data = structure.PastStates(
         demand=np.array([0, 2, 4]),
         fanout=np.full(3, -1),
         prompt=np.array([-1, 1, 3]),
         demand_bins=(),
         fanout_bins=(),
-        prompt_bins=(),
+        prompt_bins=(structure.NO_PROMPT,) * 3,
         states=np.arange(2, 7),
         codes=np.zeros((4, 5), np.int64),
         own_fanout=np.full(5, -1),
         linked=np.arange(5),
     )
-    left, parents = fitting._pruned(data, [(), (0,), (0,), (0, 1), ()])
+    left, parents = structure._pruned(data, [(), (0,), (0,), (0, 1), ()])
     assert (left.demand.tolist(), left.prompt.tolist()) == ([0, 1, 2], [-1, -1, -1])
     assert parents == [(), (0,), ()]
     assert (left.states.tolist(), left.linked.tolist()) == ([2, 4, 6], [0, 1, 2])
-    left, parents = fitting._pruned(data, [(), (0,), (), (0, 1), (3,)])
+    left, parents = structure._pruned(data, [(), (0,), (), (0, 1), (3,)])
     assert left.prompt.tolist() == [-1, 1, 3]
     assert parents == [(), (0,), (), (0, 1), (3,)]
 
