@@ -16,7 +16,7 @@ from llmsched_gym.belief.profile import BeliefSettings, Bins, FloatArray, IntArr
 
 MAX_CELLS = 1 << 20  # of one conditional table
 PROMPT_BINS = (2, 4, 8)  # tried for the length of a prompt
-PROMPT_ROWS = 2048  # states of all separators that a network with prompts may have in any case
+PROMPT_ROWS = 1024  # states of all separators that a network with prompts may have in any case
 CANDIDATES = 8  # parents tried per variable: those with the largest BIC gain alone
 NO_PROMPT = Bins.fit(np.zeros(0), np.zeros(0), 1)  # bins of a prompt that is no variable
 
@@ -208,27 +208,28 @@ def learn(
 def _told(
     data: PastStates, plain: list[tuple[int, ...]], told: list[tuple[int, ...]], most: int
 ) -> list[tuple[int, ...]]:
-    """The structure with prompts, as far as they do not join too many states.
+    """The structure with prompts, as far as they are sure to tell and there is room.
 
     Variables turn from their ``plain`` parents to those they have with prompts, first those that
-    gain most by it (BIC), while there is room: for twice as many states as there are without.
+    gain most by it (BIC): if they gain more than the logarithm of the number of variables that
+    might be parents, since of many some fit by chance (Chen and Chen, Biometrika 95, 2008), and
+    as long as no more than twice as many states are joined as without.
     """
-
-    def rows(tried: list[tuple[int, ...]]) -> int:
-        return _rows(*_pruned(data, tried))
-
-    room = min(most, max(2 * rows(plain), PROMPT_ROWS))
-    if rows(told) <= room:
-        return told
-    score, prompt = _bic(data), set(data.prompt.tolist())
-    gains = {v: score(v, told[v]) - score(v, plain[v]) for v in data.linked.tolist()}
+    prompts, score = set(data.prompt[data.prompt >= 0].tolist()), _bic(data)
+    room = min(most, max(2 * _rows(*_pruned(data, plain)), PROMPT_ROWS))
+    gains = {}
+    for place, v in enumerate(data.linked.tolist()):
+        if v not in prompts and prompts & {*told[v]}:
+            gain = score(v, told[v]) - score(v, plain[v])
+            if gain > math.log(place):
+                gains[v] = gain
     for variable in sorted(gains, key=lambda v: -gains[v]):
-        tried, above = list(plain), [variable]
-        while above and variable not in prompt:
-            v = above.pop()
+        tried, turning = list(plain), [variable]
+        while turning:  # and the prompts above it
+            v = turning.pop()
             tried[v] = told[v]
-            above += [parent for parent in told[v] if parent in prompt]
-        if rows(tried) <= room:
+            turning += prompts & {*told[v]}
+        if _rows(*_pruned(data, tried)) <= room:
             plain = tried
     return plain
 
