@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from llmsched_gym.belief import fitting, networks, structure
 from llmsched_gym.belief import profile as profile_module
 from llmsched_gym.belief.fitting import fit_profile, load_or_fit
 from llmsched_gym.belief.inference import compile_profile
+from llmsched_gym.belief.networks import separators_of
 from llmsched_gym.belief.profile import BeliefProfile, BeliefSettings, Bins
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
@@ -298,6 +300,44 @@ def test_a_prompt_that_only_prompts_depend_on_is_left_out() -> None:
     left, parents = structure._pruned(data, [(), (0,), (), (0, 1), (3,)])
     assert left.prompt.tolist() == [-1, 1, 3]
     assert parents == [(), (0,), (), (0, 1), (3,)]
+
+
+@pytest.mark.slow
+def test_prompts_join_so_many_states_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room for all edges of prompts, there are as many as join twice the states."""
+    past = make_workload("chain_like", jobs_per_application=200).past
+
+    def fit(prompts: bool, room: int) -> tuple[int, int]:
+        monkeypatch.setattr(structure, "PROMPT_ROWS", room)
+        profile = fit_profile(past, LATENCY, BeliefSettings(prompts=prompts))
+        network = profile.networks["web_search"]
+        states, separators = network.states, separators_of(network.parents)
+        rows = sum(math.prod(states[v] for v in row) for row in separators)
+        told = {*network.prompt.tolist()} - {-1}
+        return rows, sum(parent in told for parent, _ in network.edges)
+
+    plain, little, much = fit(False, 0), fit(True, 0), fit(True, 10**6)
+    assert 0 == plain[1] < little[1] < much[1]
+    assert plain[0] < little[0] <= 2 * plain[0] < much[0]
+
+
+def test_of_many_prompts_some_fit_by_chance() -> None:
+    """Thirty calls whose prompts and outputs have nothing to do with each other."""
+    rng = np.random.default_rng(0)
+    jobs = []
+    for number in range(40):
+        stages = [
+            Stage(
+                f"s{k:02}",
+                Kind.LLM,
+                (k - 1,) if k else (),
+                (LLMTask(*rng.integers(1, 99, 2).tolist()),),
+            )
+            for k in range(30)
+        ]
+        jobs.append(Job("app", f"job-{number}", tuple(stages)))
+    network = fit_profile(JobBank.from_jobs(jobs), LATENCY).networks["app"]
+    assert (network.prompt == -1).all()
 
 
 def test_few_past_jobs() -> None:
