@@ -1,6 +1,7 @@
 """Microseconds of one posterior update, per application, beside pgmpy's for the same posterior.
 
-    python benchmarks/belief_speed.py [--traces PATH] [--updates 1000] [--pgmpy-updates 5]
+    python benchmarks/belief_speed.py [--traces PATH] [--no-prompts] [--updates 1000]
+        [--pgmpy-updates 5]
 
 Jobs run first come first served. Whenever a stage of an unfinished job completes, the belief about
 that job is updated some times over in a compiled loop (no call from Python counts, the job's tables
@@ -28,7 +29,7 @@ import numpy as np
 from llmsched_gym.belief.fitting import load_or_fit
 from llmsched_gym.belief.inference import compile_profile, update
 from llmsched_gym.belief.networks import BAYES, PRESENT, Beliefs, Networks, Scratch, new_beliefs
-from llmsched_gym.belief.profile import BeliefProfile, Network
+from llmsched_gym.belief.profile import BeliefProfile, BeliefSettings, Network
 from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.cluster.simulator import DECIDE, can_run, start, step
 from llmsched_gym.cluster.state import EVIDENCE, PROGRESS, ClusterState, new_state
@@ -172,19 +173,31 @@ def pgmpy_us(network: Network, scratch: Scratch) -> float:
     return microseconds
 
 
-def report(workload: Workload, updates: int, pgmpy_updates: int) -> None:
+def report(workload: Workload, prompts: bool, updates: int, pgmpy_updates: int) -> None:
     """Print one line per application."""
-    profile = load_or_fit(workload.past, load_cluster(CLUSTER).latency)
+    settings = BeliefSettings(prompts=prompts)
+    profile = load_or_fit(workload.past, load_cluster(CLUSTER).latency, settings)
     print(
-        f"{workload.name:25} {'':9} {'evidence':>23} {'in turn':>8} {'progress':>23} {'pgmpy':>8}"
+        f"{workload.name:25} {'':16} {'evidence':>23} {'in turn':>8} {'progress':>23} {'pgmpy':>8}"
     )
-    heads = ["variables", *["p50", "p90", "p99"], "mean", *["p50", "p90", "p99"], "p50", "ratio"]
-    widths = [9, 7, 7, 7, 8, 7, 7, 7, 8, 7]
+    heads = [
+        "variables",
+        "rows",
+        *["p50", "p90", "p99"],
+        "mean",
+        *["p50", "p90", "p99"],
+        "p50",
+        "ratio",
+    ]
+    widths = [9, 6, 7, 7, 7, 8, 7, 7, 7, 8, 7]
     print(" " * 25, *(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True)))
     for name in workload.bank.applications:
-        times = Bench(workload, profile, name).run(updates, pgmpy_updates)
+        bench = Bench(workload, profile, name)
+        times = bench.run(updates, pgmpy_updates)
+        rows = np.diff(bench.networks.applications["rows"])
         columns = [
-            f"{len(profile.networks[name].tables)}",
+            f"{len(bench.network.tables)}",
+            f"{rows[workload.bank.applications.index(name)]}",
             *(f"{us:.1f}" for us in np.percentile(times.evidence, (50, 90, 99))),
             f"{np.mean(times.in_turn):.1f}",
             *(f"{us:.1f}" for us in np.percentile(times.progress, (50, 90, 99))),
@@ -200,13 +213,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--updates", type=int, default=1000, help="of each application")
     parser.add_argument("--pgmpy-updates", type=int, default=5, help="of these, by pgmpy, too")
+    parser.add_argument(
+        "--prompts", action=argparse.BooleanOptionalAction, default=True, help="as evidence"
+    )
     parser.add_argument("--traces", metavar="PATH", help="a JSON lines file or a folder of them")
     options = parser.parse_args()
     workloads = [make_workload("mixed")]
     if options.traces is not None:
         workloads.append(make_workload("traces", path=options.traces))
     for workload in workloads:
-        report(workload, options.updates, options.pgmpy_updates)
+        report(workload, options.prompts, options.updates, options.pgmpy_updates)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def set_evidence(state: ClusterState, net: Networks, scratch: Scratch) -> int:
         status, s = known[c]["status"], known[c]["actual"]
         if status == UNDETERMINED or status == UNKNOWN:
             continue
-        v, f = stages[c]["demand"], stages[c]["fanout"]
+        v, f, p = stages[c]["demand"], stages[c]["fanout"], stages[c]["prompt"]
         if status == ABSENT:
             work[v]["high"] = 0
         elif status == PRESENT:
@@ -111,6 +111,17 @@ def set_evidence(state: ClusterState, net: Networks, scratch: Scratch) -> int:
                 k = _fanout_bin(bins[c], variables[f]["states"], tasks)
                 clamped += tasks < bins[c, k]["least_tasks"] or tasks > bins[c, k]["most_tasks"]
             work[f]["low"] = work[f]["high"] = k
+        if p >= 0:
+            k = 0
+            if status != ABSENT and actual[s]["unfinished_parents"] > 0:
+                work[p]["low"] = 1  # there will be one
+                continue
+            if status != ABSENT:
+                tokens = actual[s]["prompt_tokens"] / actual[s]["num_tasks"]
+                k = _prompt_bin(bins[c], variables[p]["states"], tokens)
+                clamped += tokens < bins[c, k]["least_tokens"] and k == 1
+                clamped += tokens > bins[c, k]["most_tokens"] and k == variables[p]["states"] - 1
+            work[p]["low"] = work[p]["high"] = k
     return clamped
 
 
@@ -138,5 +149,13 @@ def _demand_bin(bins: Table, states: int, seconds: float) -> int:
 def _fanout_bin(bins: Table, states: int, tasks: int) -> int:
     k = 1
     while k < states - 1 and tasks > (bins[k]["most_tasks"] + bins[k + 1]["least_tasks"]) / 2:
+        k += 1
+    return k
+
+
+@kernel
+def _prompt_bin(bins: Table, states: int, tokens: float) -> int:
+    k = 1
+    while k < states - 1 and tokens > (bins[k]["most_tokens"] + bins[k + 1]["least_tokens"]) / 2:
         k += 1
     return k

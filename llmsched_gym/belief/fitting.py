@@ -5,28 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_gym.belief import profile as profile_module
-from llmsched_gym.belief.networks import separators_of
+from llmsched_gym.belief import structure as structure_module
 from llmsched_gym.belief.profile import (
     BeliefProfile,
     BeliefSettings,
-    Bins,
     FloatArray,
     IntArray,
     Network,
     TaskDemand,
+)
+from llmsched_gym.belief.structure import (
+    NO_PROMPT,
+    PastStates,
+    choose_bins,
+    learn,
+    needs_pgmpy,
 )
 from llmsched_gym.belief.work import task_seconds
 from llmsched_gym.cluster.latency import LatencyProfile
@@ -42,8 +46,6 @@ LINKED = 128  # stages of an application that may have edges: of more names the 
 SEEN_JOBS = 5  # in which these must be, if there are more names
 MAX_ROWS = 1 << 13  # states of all separators of a network, 6 KiB each
 ALL_ROWS = 1 << 17  # of all networks together, as far as edges make them
-MAX_CELLS = 1 << 20  # of one conditional table
-CANDIDATES = 8  # parents tried per variable: those with the largest BIC gain alone
 UNSEEN_JOBS = 0.01  # weight of a state that is possible and was never seen
 IMPOSSIBLE_JOBS = 1e-4  # weight of what the template rules out: a round after the last one
 
@@ -75,11 +77,11 @@ def fit_profile(
     notes: list[str] = []
     for number, name in enumerate(past.applications, start=1):
         _log.info("application %d of %d: %s", number, len(past.applications), name)
-        demand, tasks = table.of(name)
+        demand, tasks, prompts = table.of(name)
         linked, why = _linked(tasks, settings)
         most = min(MAX_ROWS, ALL_ROWS // len(past.applications))
         networks[name], left_out = _fit_network(
-            templates[name], demand, tasks, settings, linked, most
+            templates[name], demand, tasks, prompts, settings, linked, most
         )
         notes += [f"{name}: {note}" for note in (why, left_out) if note]
     return BeliefProfile(
@@ -109,17 +111,18 @@ def _linked(tasks: IntArray, settings: BeliefSettings) -> tuple[NDArray[np.bool_
 
 @dataclass(frozen=True)
 class _StageTable:
-    """Demand and number of tasks of every canonical stage of every past job, by application."""
+    """Demand, number of tasks and prompts of every canonical stage of every past job."""
 
-    rows: dict[str, tuple[FloatArray, IntArray]]
+    rows: dict[str, tuple[FloatArray, IntArray, FloatArray]]  # by application
 
     @classmethod
     def read(cls, past: JobBank, templates: dict[str, Template], task_s: FloatArray) -> _StageTable:
         canonical = canonical_stages(past, templates)
         stage_s = np.add.reduceat(task_s, past.stage_tasks[:-1])
         num_tasks = np.diff(past.stage_tasks)
+        prompt = np.add.reduceat(past.prompt_tokens, past.stage_tasks[:-1]) / num_tasks
         stage_job = np.repeat(np.arange(len(past)), np.diff(past.job_stages))
-        rows: dict[str, tuple[FloatArray, IntArray]] = {}
+        rows: dict[str, tuple[FloatArray, IntArray, FloatArray]] = {}
         base = 0
         for number, name in enumerate(past.applications):
             template = templates[name]
@@ -130,240 +133,58 @@ class _StageTable:
             where = np.searchsorted(jobs, stage_job[mine]), canonical[mine] - base
             demand = np.zeros((len(jobs), len(kinds)))
             tasks = np.zeros((len(jobs), len(kinds)), np.int64)
+            prompts = np.zeros((len(jobs), len(kinds)))
             demand[where], tasks[where] = stage_s[mine], num_tasks[mine]
-            rows[name] = demand, tasks
+            prompts[where] = prompt[mine]
+            rows[name] = demand, tasks, prompts
             base += len(kinds)
         return cls(rows)
 
-    def of(self, application: str) -> tuple[FloatArray, IntArray]:
-        """Seconds and numbers of tasks, each [jobs, C]; 0 tasks where the stage is absent."""
+    def of(self, application: str) -> tuple[FloatArray, IntArray, FloatArray]:
+        """Seconds, numbers of tasks and prompt tokens per task, each [jobs, C].
+
+        All three are 0 where the stage is absent.
+        """
         return self.rows[application]
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The past jobs of one application as states of the network's variables."""
-
-    demand: IntArray  # [C] variables
-    fanout: IntArray  # [C] variables, -1 if none
-    demand_bins: tuple[Bins, ...]
-    fanout_bins: tuple[Bins, ...]
-    states: IntArray  # [V]
-    codes: IntArray  # [jobs, V]
-    own_fanout: IntArray  # [V]: of a demand variable, the fan-out variable of its stage; else -1
-    linked: IntArray  # the variables that may have edges, ascending
-
-    @classmethod
-    def discretise(
-        cls,
-        demand_s: FloatArray,
-        tasks: IntArray,
-        settings: BeliefSettings,
-        linked: NDArray[np.bool_],
-    ) -> _Data:
-        demand, fanout, own, states, variables = [], [], [], [], []
-        codes: list[IntArray] = []
-        demand_bins, fanout_bins = [], []
-        for seconds, counts, may in zip(demand_s.T, tasks.T, linked, strict=True):
-            present = counts > 0
-            count = counts[present].astype(np.float64)
-            number = Bins.fit(count, count, settings.fanouts)
-            bins = Bins.fit(seconds[present], count, settings.bins)
-            varies = may and counts.min() < counts.max()
-            fanout.append(len(codes) if varies else -1)
-            if varies:
-                codes.append(np.where(present, number.state(counts.astype(np.float64)), 0))
-                states.append(len(number))
-                own.append(-1)
-            demand.append(len(codes))
-            codes.append(np.where(present, bins.state(seconds), 0))
-            states.append(len(bins))
-            own.append(fanout[-1])
-            if may:
-                variables += [*([fanout[-1]] if varies else []), demand[-1]]
-            demand_bins.append(bins)
-            fanout_bins.append(number)
-        return cls(
-            np.array(demand, np.int64),
-            np.array(fanout, np.int64),
-            tuple(demand_bins),
-            tuple(fanout_bins),
-            np.array(states, np.int64),
-            np.stack(codes, axis=1).astype(np.int64),
-            np.array(own, np.int64),
-            np.array(variables, np.int64),
-        )
-
-    def counts(self, variable: int, parents: Sequence[int]) -> FloatArray:
-        """How many jobs have each combination: [*parent states, states of the variable]."""
-        axes = [*parents, variable]
-        shape = tuple(int(self.states[axis]) for axis in axes)
-        flat = np.ravel_multi_index(tuple(self.codes[:, axis] for axis in axes), shape)
-        return np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape).astype(np.float64)
-
-    def frame(self) -> Any:
-        """The columns of linked variables, as a data frame."""
-        import pandas as pd
-
-        columns = pd.Index(self.linked.tolist(), dtype=object)  # pgmpy stumbles over numpy's ints
-        return pd.DataFrame(self.codes[:, self.linked], columns=columns)
-
-    def required(self, variable: int) -> tuple[int, ...]:
-        """The parent that a variable always has: a demand the fan-out of its stage."""
-        own = int(self.own_fanout[variable])
-        return () if own < 0 else (own,)
-
-    def network(self, parents: Sequence[Sequence[int]], tables: Sequence[FloatArray]) -> Network:
-        return Network(
-            self.demand,
-            self.fanout,
-            self.demand_bins,
-            self.fanout_bins,
-            tuple(tuple(row) for row in parents),
-            tuple(tables),
-        )
 
 
 def _fit_network(
     template: Template,
     demand_s: FloatArray,
     tasks: IntArray,
+    prompts: FloatArray,
     settings: BeliefSettings,
     linked: NDArray[np.bool_],
     most_rows: int,
 ) -> tuple[Network, str]:
     """The network, and a note if edges are left out. What is not linked is independent of all."""
-    data = _Data.discretise(demand_s, tasks, settings, linked)
+    lengths = (NO_PROMPT,) * len(linked)
+    data = PastStates.discretise(demand_s, tasks, settings, linked, prompts, lengths)
+    if settings.prompts:
+        lengths = tuple(
+            choose_bins(data, stage, prompts[:, stage], tasks[:, stage]) if may else NO_PROMPT
+            for stage, may in enumerate(linked)
+        )
+        data = PastStates.discretise(demand_s, tasks, settings, linked, prompts, lengths)
     parents: list[tuple[int, ...]] = [() for _ in data.states]
-    tables = [data.counts(variable, ()) + UNSEEN_JOBS for variable in range(len(data.states))]
-    tables = [table / table.sum() for table in tables]
     note = ""
     if len(data.linked):
-        found = _structure(data, settings.max_parents)
-        parents = _narrowed(data, found, most_rows)
-        for variable, table in _parameters(template, data, parents, settings.prior_jobs).items():
-            tables[variable] = table
-        left_out = sum(map(len, found)) - sum(map(len, parents))
+        data, parents, left_out = learn(data, settings.max_parents, most_rows)
         if left_out:
             note = f"{left_out} edges are left out: they would join too many states"
+    tables = [data.counts(variable, ()) + UNSEEN_JOBS for variable in range(len(data.states))]
+    tables = [table / table.sum() for table in tables]
+    if len(data.linked):
+        for variable, table in _parameters(template, data, parents, settings.prior_jobs).items():
+            tables[variable] = table
     return data.network(parents, tables), note
 
 
-def _structure(data: _Data, max_parents: int) -> list[tuple[int, ...]]:
-    """Parents of every variable, by hill climbing on the BIC along the topological order.
-
-    Under a fixed order the search falls apart into one search per variable, each over the
-    candidates that gain most alone. A demand variable always has its stage's fan-out as a parent.
-    """
-    with _pgmpy():
-        from pgmpy.causal_discovery import ExpertKnowledge, HillClimbSearch
-        from pgmpy.structure_score import BIC
-
-    local_score = _bic(data)
-
-    class FreeParameterBIC(BIC):  # type: ignore[misc]
-        """BIC that counts the parameters of combinations that occur."""
-
-        def _local_score(self, variable: int, parents: tuple[int, ...]) -> float:
-            return local_score(variable, tuple(sorted(parents)))
-
-    linked = data.linked.tolist()
-    frame = data.frame()
-    states = {variable: list(range(data.states[variable])) for variable in linked}
-    score = FreeParameterBIC(frame, state_names=states)
-    found: list[tuple[int, ...]] = [() for _ in data.states]
-    for place, variable in enumerate(linked):
-        found[variable] = required = data.required(variable)
-        if max_parents <= len(required):
-            continue
-        candidates = _candidates(variable, required, linked[:place], local_score)
-        columns = [*required, *candidates]
-        if not candidates:
-            continue
-        search = HillClimbSearch(
-            scoring_method=score,
-            max_indegree=max_parents,
-            expert_knowledge=ExpertKnowledge(
-                search_space={(parent, variable) for parent in columns},
-                required_edges={(parent, variable) for parent in required},
-            ),
-            return_type="dag",
-            show_progress=False,
-        )
-        search.fit(frame[[*columns, variable]])
-        found[variable] = tuple(sorted(search.causal_graph_.get_parents(variable)))
-    return found
-
-
-def _candidates(
-    variable: int,
-    required: tuple[int, ...],
-    earlier: Sequence[int],
-    score: Callable[[int, tuple[int, ...]], float],
-) -> list[int]:
-    alone = score(variable, required)
-    gains = [
-        (score(variable, tuple(sorted((*required, other)))) - alone, other)
-        for other in earlier
-        if other not in required
-    ]
-    return [other for gain, other in sorted(gains, reverse=True)[:CANDIDATES] if gain > 0]
-
-
-def _bic(data: _Data) -> Callable[[int, tuple[int, ...]], float]:
-    """The BIC of one variable given parents, with ties broken in favour of near parents.
-
-    Free parameters are those of the parent combinations that occur, less what the stage's own
-    fan-out fixes: its demand is absent if and only if the fan-out is 0.
-    """
-    penalty = 0.5 * np.log(len(data.codes))
-    log = np.log(np.maximum(np.arange(len(data.codes) + 1), 1))
-
-    def score(variable: int, parents: tuple[int, ...]) -> float:
-        if math.prod(data.states[[variable, *parents]].tolist()) > MAX_CELLS:
-            return -1e300
-        counts = data.counts(variable, parents)
-        rows = counts.reshape(-1, counts.shape[-1]).astype(np.int64)
-        total = rows.sum(axis=1)
-        likelihood = float((rows * log[rows]).sum() - (total * log[total]).sum())
-        possible = np.full(len(rows), np.count_nonzero(rows.sum(axis=0)))
-        if data.own_fanout[variable] in parents:
-            possible[:] = counts.shape[-1] - 1
-            possible[rows[:, 0] > 0] = 1
-        free = float(((possible - 1) * (total > 0)).sum())
-        far = sum(variable - parent for parent in parents)
-        return likelihood - penalty * free - 1e-9 * far
-
-    return score
-
-
-def _narrowed(data: _Data, parents: list[tuple[int, ...]], most: int) -> list[tuple[int, ...]]:
-    """These parents, without those of variables that would join too many states.
-
-    What is joined is what inference has tables for: see
-    :func:`llmsched_gym.belief.networks.separators_of`.
-    """
-
-    def rows(tried: Sequence[tuple[int, ...]]) -> int:
-        return sum(math.prod(states[v] for v in row) for row in separators_of(tried))
-
-    states = data.states.tolist()
-    if rows(parents) <= most:
-        return parents
-    kept = [data.required(variable) for variable in range(len(states))]
-    most = max(most, rows(kept))
-    for variable in data.linked.tolist():
-        without, kept[variable] = kept[variable], parents[variable]
-        if rows(kept) > most:
-            kept[variable] = without
-    return kept
-
-
 def _parameters(
-    template: Template, data: _Data, parents: Sequence[tuple[int, ...]], prior_jobs: float
+    template: Template, data: PastStates, parents: Sequence[tuple[int, ...]], prior_jobs: float
 ) -> dict[int, FloatArray]:
     """P(variable | parents) of every linked variable, by Bayesian estimation."""
-    with _pgmpy():
+    with needs_pgmpy():
         from pgmpy.models import DiscreteBayesianNetwork
         from pgmpy.parameter_estimator import DiscreteBayesianEstimator
 
@@ -394,7 +215,7 @@ def _parameters(
 
 def _pseudo_counts(
     template: Template,
-    data: _Data,
+    data: PastStates,
     variable: int,
     parents: tuple[int, ...],
     prior_jobs: float,
@@ -431,7 +252,7 @@ def _nearness(states: int) -> FloatArray:
 
 
 def _rule_out(
-    template: Template, data: _Data, variable: int, parents: tuple[int, ...], prior: FloatArray
+    template: Template, data: PastStates, variable: int, parents: tuple[int, ...], prior: FloatArray
 ) -> None:
     """Nothing is revealed by what is absent: make such rows say so."""
     stages = np.where(data.fanout >= 0, data.fanout, data.demand)
@@ -441,7 +262,8 @@ def _rule_out(
     revealers = template.revealers[stage]
     axes = []
     for revealer in revealers:
-        shown = {int(data.fanout[revealer]), int(data.demand[revealer])} & set(parents)
+        shown = {int(of[revealer]) for of in (data.fanout, data.prompt, data.demand)}
+        shown &= set(parents)
         if not shown:
             return
         axes.append(parents.index(min(shown)))
@@ -473,18 +295,6 @@ def _task_demands(
         jobs = int(np.count_nonzero(past.job_application == number))
         demands[name] = over(task_application == number, jobs)
     return demands
-
-
-@contextmanager
-def _pgmpy() -> Iterator[None]:
-    """Import it: where it is missing a line says what to do."""
-    try:
-        yield
-    except ImportError as error:
-        raise ImportError(
-            f"the belief about these jobs must be fitted, which needs {error.name}: "
-            'pip install "llmsched-gym[commands]"; belief=none needs no fitting'
-        ) from error
 
 
 def load_or_fit(
@@ -531,7 +341,8 @@ def load_or_fit(
 def fingerprint(past: JobBank, latency: LatencyProfile, settings: BeliefSettings) -> str:
     """sha256 over the past jobs, what their tasks cost, the settings and the fitting code."""
     digest = hashlib.sha256()
-    for source in (__file__, profile_module.__file__, template_module.__file__):
+    modules = (profile_module, structure_module, template_module)
+    for source in (__file__, *(str(module.__file__) for module in modules)):
         digest.update(Path(source).read_bytes())
     digest.update(json.dumps(asdict(settings), sort_keys=True).encode())
     digest.update(json.dumps([past.applications, past.stage_names]).encode())
@@ -544,6 +355,7 @@ def fingerprint(past: JobBank, latency: LatencyProfile, settings: BeliefSettings
         past.stage_parents,
         past.parents,
         past.stage_tasks,
+        past.prompt_tokens,
         task_seconds(past, latency),
     ):
         digest.update(f"{array.dtype} {array.shape}\n".encode())

@@ -100,6 +100,7 @@ NETWORK_STAGE = np.dtype(
         ("kind", np.int64),
         ("demand", np.int64),  # variable
         ("fanout", np.int64),  # variable, -1 if none
+        ("prompt", np.int64),  # variable, -1 if none
         ("cell", np.int64),  # first of its rows in the table of cells
         ("cells", np.int64),  # states of its fan-out, 1 if the number of tasks does not vary
         ("stride", np.int64),  # of its fan-out in the rows of its demand's bucket
@@ -120,13 +121,15 @@ BIN = np.dtype(
         ("work", np.float64),  # work per second of the demand
         ("least_tasks", np.float64),  # of the fan-out
         ("most_tasks", np.float64),
+        ("least_tokens", np.float64),  # of the prompt, mean per task
+        ("most_tokens", np.float64),
     ]
 )
 
 VARIABLE = np.dtype(
     [
         ("states", np.int64),
-        ("stage", np.int64),  # whose demand it is, -1 for a fan-out
+        ("stage", np.int64),  # whose demand it is, -1 for a fan-out or a prompt
         ("parent", np.int64),  # the bucket it hangs on, -1 for a root
         ("row", np.int64),  # first row of its bucket: a row is a state of the separator
         ("num_rows", np.int64),
@@ -288,7 +291,7 @@ def flatten(
         for name in applications
         if name in profile.networks
     ]
-    width = max((len(bins) for part in parts for pair in part["bins"] for bins in pair), default=1)
+    width = max((len(bins) for part in parts for row in part["bins"] for bins in row), default=1)
     starts = np.zeros(len(applications) + 1, APPLICATION)
     known = np.array([name in profile.networks for name in applications], bool)
     for field in APPLICATION.names or ():
@@ -299,7 +302,7 @@ def flatten(
     def joined(field: str, empty: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(np.concatenate([part[field] for part in parts] or [empty]))
 
-    bins = _bin_table([pair for part in parts for pair in part["bins"]], width)
+    bins = _bin_table([row for part in parts for row in part["bins"]], width)
     bins["work"] = _rates_of_bins(profile, applications, rates, width)
     most_s = [
         bins["most_s"][start:end].max(axis=1, initial=0.0).sum()
@@ -369,16 +372,18 @@ def _rates_of_bins(
     return _padded([row for name in known for row in rates[name].stages], width)
 
 
-def _bin_table(pairs: Sequence[tuple[Bins, Bins]], width: int) -> Table:
-    """The bins of the demand and of the fan-out of each stage."""
-    table = np.zeros((len(pairs), width), BIN)
-    for row, (demand, tasks) in zip(table, pairs, strict=True):
+def _bin_table(stages: Sequence[tuple[Bins, Bins, Bins]], width: int) -> Table:
+    """The bins of the demand, of the fan-out and of the prompt of each stage."""
+    table = np.zeros((len(stages), width), BIN)
+    for row, (demand, tasks, prompt) in zip(table, stages, strict=True):
         states = slice(0, len(demand))
         row["least_s"][states], row["mean_s"][states] = demand.least, demand.mean
         row["most_s"][states], row["variance"][states] = demand.most, demand.variance
         row["tasks"][states] = demand.tasks
         states = slice(0, len(tasks))
         row["least_tasks"][states], row["most_tasks"][states] = tasks.least, tasks.most
+        states = slice(0, len(prompt))
+        row["least_tokens"][states], row["most_tokens"][states] = prompt.least, prompt.most
     return table
 
 
@@ -433,6 +438,7 @@ def _compile(network: Network, template: Template) -> dict[str, Any]:
     stages = np.zeros(len(network.demand), NETWORK_STAGE)
     stages["kind"] = template.kinds
     stages["demand"], stages["fanout"] = network.demand, network.fanout
+    stages["prompt"] = network.prompt
     stages["cell"], stages["cells"] = _ranges(cells)[0], [len(rows) for rows in cells]
     stages["stride"] = [
         dict(zip(separators[v], strides[v], strict=True))[f] if len(rows) > 1 else 1
@@ -452,7 +458,9 @@ def _compile(network: Network, template: Template) -> dict[str, Any]:
     return {
         "stages": stages,
         "variables": variables,
-        "bins": list(zip(network.demand_bins, network.fanout_bins, strict=True)),
+        "bins": list(
+            zip(network.demand_bins, network.fanout_bins, network.prompt_bins, strict=True)
+        ),
         "cells": [row for rows in cells for row in rows],
         "rows": _static_moments(network, stages, stage_of, cells, tables, children, maps),
         "entries": np.concatenate([table.ravel() for table in tables]),
@@ -503,10 +511,11 @@ def _row_map(
 def _reachable(network: Network) -> list[list[int]]:
     """Per stage, those whose demand a directed path leads to from its demand, nearest first.
 
-    Length is counted in steps from stage to stage: a stage's fan-out and its demand count as one.
+    Length is counted in steps from stage to stage: a stage's fan-out, its prompt and its demand
+    count as one.
     """
-    owner = {int(v): s for s, v in enumerate(network.demand)}
-    owner |= {int(v): s for s, v in enumerate(network.fanout) if v >= 0}
+    variables = (network.demand, network.fanout, network.prompt)
+    owner = {int(v): s for row in variables for s, v in enumerate(row) if v >= 0}
     children: list[list[int]] = [[] for _ in network.parents]
     for parent, child in network.edges:
         children[parent].append(child)

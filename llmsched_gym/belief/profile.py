@@ -40,6 +40,8 @@ class BeliefSettings:
     low, high : the quantiles that bound a stage's demand, 0 to 1, default 0.05 and 0.95.
     reachable : how many reachable stages the uncertainty reduction looks at (M), 0 to 4, default 4.
     structural : whether it counts what a stage's completion reveals, default True.
+    prompts : whether the prompt lengths of ready stages are evidence, default True; the paper's
+        evidence is False.
 
     Raises
     ------
@@ -56,6 +58,7 @@ class BeliefSettings:
     high: float = 0.95
     reachable: int = 4
     structural: bool = True
+    prompts: bool = True
 
     def __post_init__(self) -> None:
         for name, (least, most) in _WHOLE.items():
@@ -76,8 +79,9 @@ class BeliefSettings:
                 raise ValueError(f"{name}: {value!r} is not a number between 0 and 1")
         if self.low > self.high:
             raise ValueError(f"low, high: {self.low} <= {self.high} does not hold")
-        if not isinstance(self.structural, bool):
-            raise ValueError(f"structural: {self.structural!r} is neither True nor False")
+        for name in ("structural", "prompts"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: {getattr(self, name)!r} is neither True nor False")
 
 
 _WHOLE = {  # the ranges of settings, which bound the sizes of tables
@@ -159,8 +163,10 @@ class Network:
     ----------
     demand : int64 [C], the demand variable of each canonical stage (of the template).
     fanout : int64 [C], its fan-out variable, -1 if the number of tasks does not vary.
+    prompt : int64 [C], the variable of its prompt length, -1 if it tells nothing of the others.
     demand_bins : the states of each stage's demand, in seconds at batch size 1.
     fanout_bins : the states of each stage's number of tasks.
+    prompt_bins : the states of each stage's mean number of prompt tokens per task.
     parents : for each variable, its parents in ascending order.
     tables : for each variable, P(variable | parents); the last axis is the variable itself, the
         others are its parents.
@@ -168,8 +174,10 @@ class Network:
 
     demand: IntArray
     fanout: IntArray
+    prompt: IntArray
     demand_bins: tuple[Bins, ...]
     fanout_bins: tuple[Bins, ...]
+    prompt_bins: tuple[Bins, ...]
     parents: tuple[tuple[int, ...], ...]
     tables: tuple[FloatArray, ...]
 
@@ -346,15 +354,16 @@ def _check_template(template: Template) -> None:
 def _check_network(network: Network, stages: int) -> None:
     """ValueError unless the parts of a network are of one piece, and its tables probabilities."""
     states, number = network.states, len(network.tables)
-    owned = np.concatenate([network.demand, network.fanout[network.fanout >= 0]])
-    sizes = {len(row) for row in (network.demand, network.fanout)}
-    sizes |= {len(row) for row in (network.demand_bins, network.fanout_bins)}
-    if sizes != {stages} or not np.array_equal(np.sort(owned), np.arange(number)):
-        raise ValueError("stages and variables do not belong together")
-    for variables, rows in (
+    named = (
         (network.demand, network.demand_bins),
         (network.fanout, network.fanout_bins),
-    ):
+        (network.prompt, network.prompt_bins),
+    )
+    owned = np.concatenate([network.demand, *(row[row >= 0] for row, _ in named[1:])])
+    sizes = {len(row) for pair in named for row in pair}
+    if sizes != {stages} or not np.array_equal(np.sort(owned), np.arange(number)):
+        raise ValueError("stages and variables do not belong together")
+    for variables, rows in named:
         for variable, bins in zip(variables.tolist(), rows, strict=True):
             if variable >= 0 and len(bins) != states[variable]:
                 raise ValueError("a variable has other states than its bins")
@@ -396,12 +405,15 @@ def _template_from_json(application: str, row: dict[str, Any]) -> Template:
     )
 
 
+_BINS = ("demand_bins", "fanout_bins", "prompt_bins")
 _BIN_FIELDS = ("least", "mean", "most", "tasks", "variance")
 
 
 def _network_arrays(network: Network) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {"demand": network.demand, "fanout": network.fanout}
-    for name in ("demand_bins", "fanout_bins"):
+    arrays: dict[str, NDArray[Any]] = {
+        name: getattr(network, name) for name in ("demand", "fanout", "prompt")
+    }
+    for name in _BINS:
         rows: tuple[Bins, ...] = getattr(network, name)
         arrays[f"{name}/states"] = np.array([len(bins) for bins in rows], np.int64)
         for field in _BIN_FIELDS:
@@ -415,7 +427,7 @@ def _network_from_arrays(
     prefix: str, arrays: dict[str, NDArray[Any]], parents: Sequence[Sequence[int]]
 ) -> Network:
     bins = {}
-    for name in ("demand_bins", "fanout_bins"):
+    for name in _BINS:
         cuts = np.cumsum(arrays[f"{prefix}{name}/states"])[:-1]
         columns = [np.split(arrays[f"{prefix}{name}/{field}"], cuts) for field in _BIN_FIELDS]
         bins[name] = tuple(Bins(*row) for row in zip(*columns, strict=True))
@@ -428,8 +440,10 @@ def _network_from_arrays(
     return Network(
         demand=arrays[f"{prefix}demand"],
         fanout=arrays[f"{prefix}fanout"],
+        prompt=arrays[f"{prefix}prompt"],
         demand_bins=bins["demand_bins"],
         fanout_bins=bins["fanout_bins"],
+        prompt_bins=bins["prompt_bins"],
         parents=tuple(tuple(row) for row in parents),
         tables=tuple(tables),
     )

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from llmsched_gym.belief.fitting import load_or_fit
-from llmsched_gym.belief.networks import BAYES, Table
+from llmsched_gym.belief.networks import BAYES, Beliefs, Table
 from llmsched_gym.belief.profile import BeliefProfile, Network
 from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.workload.applications import APPLICATIONS
@@ -23,6 +23,7 @@ from support.moments import Believer, Moment
 
 MOMENTS = 12  # of each application
 QUESTIONS = 4  # at each moment
+REMAINING = 3  # moments at which the job's sum is asked for
 CLUSTER = load_cluster("constant")
 
 
@@ -88,13 +89,13 @@ def moments(bank: JobBank, application: str, rng: np.random.Generator) -> Iterat
         yield Moment(job, tuple(completed), job.canonical_names())
 
 
-def judge(profile: BeliefProfile, moment: Moment) -> Table:
-    """The beliefs about a job's stages."""
+def judge(profile: BeliefProfile, moment: Moment) -> Beliefs:
+    """The beliefs about a job."""
     believer = Believer(profile, [moment], BAYES, CLUSTER)
     canonical = canonical_stages(JobBank.from_jobs([moment.job]), profile.templates)
     np.testing.assert_array_equal(believer.state.stages["canonical"], canonical)
     believer.show(0, moment)
-    return np.array(believer.update().stages[0])
+    return believer.update()
 
 
 def check_stage(expected: Expected, believed: Table, c: int) -> None:
@@ -121,14 +122,33 @@ def check_reduction(expected: Expected, believed: Table, c: int) -> None:
     assert believed[c]["reduction"] == pytest.approx(total, rel=1e-9, abs=1e-9), c
 
 
+def check_remaining(expected: Expected, beliefs: Beliefs) -> None:
+    """The expected remaining demand of the job: a sum over its stages."""
+    network, total = expected.network, 0.0
+    for c in sorted(expected.present | expected.undetermined):
+        fanout = expected.fanout_asked(c)
+        variables = [int(network.demand[c])] if fanout < 0 else [fanout, int(network.demand[c])]
+        joint = ask_pgmpy(network, variables, expected.allowed)
+        joint = joint.reshape(-1, joint.shape[-1])
+        total += expected.left(c) * float((joint * expected.cells(c)).sum())
+    row = beliefs.jobs[0]
+    if row["skipped"] == 0:
+        assert row["llm_s"] + row["regular_s"] == pytest.approx(total, rel=1e-9, abs=1e-9)
+
+
 def check(workload: Workload, application: str) -> None:
     rng = np.random.default_rng(0)
     profile = load_or_fit(workload.past, CLUSTER.latency)
     drawn = moments(workload.bank, application, rng)
-    stages = reductions = 0
-    for _ in range(MOMENTS):
+    stages = reductions = prompts = 0
+    for number in range(MOMENTS):
         moment = next(drawn)
-        expected, believed = Expected(profile, moment), judge(profile, moment)
+        expected, beliefs = Expected(profile, moment), judge(profile, moment)
+        believed = np.array(beliefs.stages[0])
+        known = [expected.allowed.get(v, {0}) for v in expected.network.prompt.tolist() if v >= 0]
+        prompts += sum(len(states) == 1 and 0 not in states for states in known)
+        if number < REMAINING:
+            check_remaining(expected, beliefs)
         uncertain = sorted(expected.present | expected.undetermined)
         for c in map(int, rng.permutation(uncertain)[:QUESTIONS]):
             check_stage(expected, believed, c)
@@ -138,6 +158,7 @@ def check(workload: Workload, application: str) -> None:
             reductions += believed[c]["reduction"] > 0
     assert stages >= MOMENTS
     assert reductions > 0 or not profile.networks[application].edges
+    assert prompts > 0 or (profile.networks[application].prompt < 0).all()
 
 
 @pytest.mark.slow

@@ -10,8 +10,17 @@ import pytest
 from llmsched_gym.belief.networks import BAYES, ORACLE, PRIOR, Beliefs
 from llmsched_gym.belief.profile import BeliefProfile, Bins, TaskDemand
 from llmsched_gym.cluster.state import PROGRESS
-from llmsched_gym.workload.job import Kind
-from support.moments import Believer, believe, independent, moment, revised, stage, steps
+from llmsched_gym.workload.job import Kind, LLMTask
+from support.moments import (
+    Believer,
+    believe,
+    independent,
+    moment,
+    revised,
+    stage,
+    steps,
+    with_prompt,
+)
 
 ABSENT_OR_1 = steps(1.0)
 COPY = np.eye(2)
@@ -109,6 +118,57 @@ def test_quantiles_inside_bins() -> None:
     skewed = replace(even, mean=np.array([0.0, 1, 6]))  # 4 u ** 3 has the mean 1
     believed = rows(independent([skewed], low=0.25), ("a", 0))
     assert believed["low_s"][0] == pytest.approx(4 * 0.5**3)
+
+
+# --- Prompts --------------------------------------------------------------------------------------
+
+
+def prompted(tells: int) -> BeliefProfile:
+    """A call "a" and a tool "b", each 1 or 101 s; a long prompt of "a" tells that one is long."""
+    profile = independent([steps(1.0, 101.0), steps(1.0, 101.0)])
+    profile = revised(profile, kinds={0: Kind.LLM})
+    return with_prompt(profile, [10.0, 90.0], tells, [[1, 0, 0], [0, 0.75, 0.25], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "mean_s", "clamped"),
+    [(10, 26.0, 0), (40, 26.0, 0), (60, 101.0, 0), (90, 101.0, 0), (5, 26.0, 1), (95, 101.0, 1)],
+)
+def test_the_prompt_of_a_ready_stage_tells_its_demand(
+    prompt: int, mean_s: float, clamped: int
+) -> None:
+    job = moment(stage("a", kind=Kind.LLM, prompt=prompt), stage("b", 0))
+    beliefs = believe(prompted(0), job)
+    assert beliefs.stages["demand_s"][0].tolist() == pytest.approx([mean_s, 51.0])
+    assert beliefs.stages["presence"][0].tolist() == [1.0, 1.0]
+    row = beliefs.jobs[0]
+    assert (row["llm_s"], row["regular_s"]) == pytest.approx((mean_s, 51.0))
+    assert row["clamped"] == clamped
+    spread = 0.75 * 0.25 * 100**2 if mean_s < 101 else 0.0
+    assert row["variance_llm"] == pytest.approx(spread)
+
+
+def test_it_tells_of_what_comes_later_and_of_several_tasks_their_mean() -> None:
+    tasks = stage("a", kind=Kind.LLM, prompt=90, seconds=[1.0, 1.0])
+    believed = believe(prompted(1), moment(tasks, stage("b", 0))).stages[0]
+    assert believed["demand_s"].tolist() == [51.0, 101.0]
+    short = replace(tasks, tasks=(*tasks.tasks, *[LLMTask(1, 50)] * 3))
+    for done in (0, 3, 5):  # a mean of 36.6 tokens, known once the stage is ready and ever after
+        job = moment(short, stage("b", 0), completed=[done])
+        assert believe(prompted(1), job).stages[0]["demand_s"][1] == pytest.approx(26.0)
+
+
+@pytest.mark.parametrize("prompt", [10, 90])
+def test_the_prompt_of_a_stage_that_waits_is_not_known(prompt: int) -> None:
+    """Here b comes first. That a will have a prompt is known: 26 s or 101 s, equally likely."""
+    job = moment(stage("b"), stage("a", 0, kind=Kind.LLM, prompt=prompt))
+    believed = believe(prompted(0), job).stages[0]
+    assert believed["demand_s"].tolist() == pytest.approx([(26 + 101) / 2, 51.0])
+    absent = believe(prompted(1), moment(stage("b"))).stages[0]
+    assert absent["demand_s"][0] == 0.0  # and so is its prompt, which "b" never was without
+    ready = moment(stage("a", kind=Kind.LLM, prompt=prompt), stage("b", 0))
+    prior = believe(prompted(0), ready, PRIOR).stages[0]  # without evidence it is not used, either
+    assert prior["demand_s"].tolist() == pytest.approx([(26 + 101) / 2, 51.0])
 
 
 # --- Uncertainty reduction --------------------------------------------------------------------

@@ -297,7 +297,7 @@ def test_fitted_networks_agree_with_samples() -> None:
         demand, effective = sampled(Expected(profile, timed), rng, 20_000)
         if effective < 3_000 or row["clamped"] or row["skipped"]:
             continue
-        assert row["gittins_s"] == pytest.approx(demand.index, rel=0.04), job.application
+        assert row["gittins_s"] == pytest.approx(demand.index, rel=0.05), job.application
         compared += 1
     assert compared > 30
 

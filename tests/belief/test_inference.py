@@ -82,9 +82,11 @@ def test_the_cases_say_something() -> None:
         job = expected.job()
         seen |= {name for name in ("covariance", "skipped") if job[name]}
         seen |= {"clamped"} if expected.clamped() else set()
+        told = expected.allowed.keys() & {*network.prompt.tolist()}
+        seen |= {f"prompt, {'known' if len(expected.allowed[v]) == 1 else 'hidden'}" for v in told}
     assert seen == {
         *("present, many", "present, one", "undetermined, many", "undetermined, one"),
-        *("left", "covariance", "skipped", "clamped"),
+        *("left", "covariance", "skipped", "clamped", "prompt, known", "prompt, hidden"),
         *(f"reduction, structural {switch}" for switch in (True, False)),
         *(f"reduction, {count} reachable" for count in range(5)),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,10 +16,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llmsched_gym import notes
-from llmsched_gym.belief import fitting, networks
+from llmsched_gym.belief import fitting, networks, structure
 from llmsched_gym.belief import profile as profile_module
 from llmsched_gym.belief.fitting import fit_profile, load_or_fit
 from llmsched_gym.belief.inference import compile_profile
+from llmsched_gym.belief.networks import separators_of
 from llmsched_gym.belief.profile import BeliefProfile, BeliefSettings, Bins
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
@@ -123,6 +125,11 @@ def check_networks(profile: BeliefProfile) -> None:
         for c, (variable, fanout) in enumerate(zip(network.demand, network.fanout, strict=True)):
             bins, counts = network.demand_bins[c], network.fanout_bins[c]
             assert network.states[variable] == len(bins)
+            if network.prompt[c] >= 0:
+                assert template.kinds[c] == Kind.LLM
+                assert fanout < network.prompt[c] < variable
+                assert network.states[network.prompt[c]] == len(network.prompt_bins[c])
+                assert any(network.prompt[c] in row for row in network.parents)
             if fanout >= 0:
                 assert network.states[fanout] == len(counts)
                 assert fanout in network.parents[variable]
@@ -216,6 +223,121 @@ def rounds(count: int) -> list[Stage]:
         stage("round", *range(max(number - 1, 0), number), by=number - 1 if number else None)
         for number in range(count)
     ]
+
+
+# --- Prompts ------------------------------------------------------------------------------------
+
+
+def summary(number: int, prompt: int) -> Job:
+    """A call whose output may be as long as its prompt, then a tool that takes as long."""
+    tokens = 50 * (1 + number % 8)
+    stages = (Stage("call", Kind.LLM, (), (LLMTask(prompt, tokens),)), stage("tool", 0))
+    tool = replace(stages[1], tasks=(RegularTask(0.02 * tokens),))
+    return Job("app", f"job-{number}", (stages[0], tool))
+
+
+def told(number: int) -> int:
+    return 10 * (1 + number % 8)
+
+
+def test_prompts_that_tell_are_variables() -> None:
+    past = JobBank.from_jobs(summary(number, told(number)) for number in range(200))
+    profile = fit_profile(past, LATENCY, BeliefSettings(bins=8))
+    check_networks(profile)
+    network = profile.networks["app"]
+    assert network.prompt.tolist() == [0, -1]
+    assert len(network.prompt_bins[0]) == 1 + max(structure.PROMPT_BINS)
+    for number in range(8):
+        job = moment(*summary(number, told(number)).stages)
+        row = believe(profile, job).jobs[0]
+        seconds = 1.0 + number
+        assert row["llm_s"] == pytest.approx(seconds, rel=0.1)
+        assert row["regular_s"] == pytest.approx(seconds, rel=0.1)
+
+
+def test_a_prompt_gets_as_many_bins_as_the_past_bears() -> None:
+    def states(jobs: int) -> int:
+        past = JobBank.from_jobs(summary(number, told(number)) for number in range(jobs))
+        network = fit_profile(past, LATENCY, BeliefSettings(bins=8)).networks["app"]
+        return len(network.prompt_bins[0])
+
+    assert [states(jobs) for jobs in (20, 60, 200)] == sorted(states(j) for j in (20, 60, 200))
+    assert states(20) < states(200)
+
+
+def test_prompts_that_tell_nothing_are_none(past: JobBank, fitted: BeliefProfile) -> None:
+    """Whatever the prompts, the network is the one without."""
+    rng = np.random.default_rng(0)
+    prompts = rng.integers(1, 10**6, 200).tolist()
+    jobs = [summary(number, prompt) for number, prompt in enumerate(prompts)]
+    without = BeliefSettings(prompts=False)
+    network = fit_profile(JobBank.from_jobs(jobs), LATENCY).networks["app"]
+    plain = fit_profile(JobBank.from_jobs(jobs), LATENCY, without).networks["app"]
+    assert same(network, plain)
+    assert (network.prompt == -1).all()
+    tell = JobBank.from_jobs(summary(number, told(number)) for number in range(200))
+    assert same(fit_profile(tell, LATENCY, without).networks["app"], plain)
+
+
+def test_a_prompt_that_only_prompts_depend_on_is_left_out() -> None:
+    """a -> prompt -> prompt: no demand is below the second prompt, nor below the third."""
+    data = structure.PastStates(
+        demand=np.array([0, 2, 4]),
+        fanout=np.full(3, -1),
+        prompt=np.array([-1, 1, 3]),
+        demand_bins=(),
+        fanout_bins=(),
+        prompt_bins=(structure.NO_PROMPT,) * 3,
+        states=np.arange(2, 7),
+        codes=np.zeros((4, 5), np.int64),
+        own_fanout=np.full(5, -1),
+        linked=np.arange(5),
+    )
+    left, parents = structure._pruned(data, [(), (0,), (0,), (0, 1), ()])
+    assert (left.demand.tolist(), left.prompt.tolist()) == ([0, 1, 2], [-1, -1, -1])
+    assert parents == [(), (0,), ()]
+    assert (left.states.tolist(), left.linked.tolist()) == ([2, 4, 6], [0, 1, 2])
+    left, parents = structure._pruned(data, [(), (0,), (), (0, 1), (3,)])
+    assert left.prompt.tolist() == [-1, 1, 3]
+    assert parents == [(), (0,), (), (0, 1), (3,)]
+
+
+@pytest.mark.slow
+def test_prompts_join_so_many_states_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room for all edges of prompts, there are as many as join twice the states."""
+    past = make_workload("chain_like", jobs_per_application=200).past
+
+    def fit(prompts: bool, room: int) -> tuple[int, int]:
+        monkeypatch.setattr(structure, "PROMPT_ROWS", room)
+        profile = fit_profile(past, LATENCY, BeliefSettings(prompts=prompts))
+        network = profile.networks["web_search"]
+        states, separators = network.states, separators_of(network.parents)
+        rows = sum(math.prod(states[v] for v in row) for row in separators)
+        told = {*network.prompt.tolist()} - {-1}
+        return rows, sum(parent in told for parent, _ in network.edges)
+
+    plain, little, much = fit(False, 0), fit(True, 0), fit(True, 10**6)
+    assert 0 == plain[1] < little[1] < much[1]
+    assert plain[0] < little[0] <= 2 * plain[0] < much[0]
+
+
+def test_of_many_prompts_some_fit_by_chance() -> None:
+    """Thirty calls whose prompts and outputs have nothing to do with each other."""
+    rng = np.random.default_rng(0)
+    jobs = []
+    for number in range(40):
+        stages = [
+            Stage(
+                f"s{k:02}",
+                Kind.LLM,
+                (k - 1,) if k else (),
+                (LLMTask(*rng.integers(1, 99, 2).tolist()),),
+            )
+            for k in range(30)
+        ]
+        jobs.append(Job("app", f"job-{number}", tuple(stages)))
+    network = fit_profile(JobBank.from_jobs(jobs), LATENCY).networks["app"]
+    assert (network.prompt == -1).all()
 
 
 def test_few_past_jobs() -> None:
@@ -388,6 +510,8 @@ def test_max_parents(past: JobBank) -> None:
 
 @pytest.mark.parametrize("chosen", [BeliefSettings(), PLAIN])
 def test_round_trip(past: JobBank, chosen: BeliefSettings, tmp_path: Path) -> None:
+    more = (replace(summary(n, told(n)), application="other") for n in range(200))
+    past = JobBank.from_jobs([*past.jobs(), *more])
     profile = fit_profile(past, LATENCY, chosen)
     profile.save(tmp_path / "profile.npz")
     assert same(BeliefProfile.load(tmp_path / "profile.npz"), profile)
@@ -440,6 +564,8 @@ CHANGES: dict[str, Callable[[dict[str, Any]], None]] = {
     "infinite": lambda a: a["network0/demand_bins/mean"].__setitem__(0, np.inf),
     "negative": lambda a: a["tasks0/mean"].__imul__(-1),
     "other variables": lambda a: a["network0/demand"].__iadd__(100),
+    "prompts of others": lambda a: a["network0/prompt"].__setitem__(0, a["network0/demand"][0]),
+    "prompts of none": lambda a: a["network0/prompt"].__iadd__(7),
     "twice": lambda a: a["network0/demand"].__setitem__(0, a["network0/demand"][1]),
     "other shapes": lambda a: a["network0/shapes"].__iadd__(1),
     "integers": lambda a: a.update({"tasks0/mean": np.zeros(2, np.int64)}),
@@ -521,7 +647,7 @@ def test_the_key_holds_everything(past: JobBank, tmp_path: Path, fits: list[Any]
     banks = [JobBank.from_jobs(some) for some in (jobs[1:], longer, known_at_arrival, renamed)]
     other: dict[str, Any] = {
         **{"bins": 5, "fanouts": 4, "max_parents": 1, "min_jobs": 999, "prior_jobs": 2.0},
-        **{"low": 0.1, "high": 0.9, "reachable": 3, "structural": False},
+        **{"low": 0.1, "high": 0.9, "reachable": 3, "structural": False, "prompts": False},
     }
     assert set(other) == {field.name for field in fields(BeliefSettings)}
     slower = replace(LATENCY, a=LATENCY.a * 1.001)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from llmsched_gym.cluster.state import copy_state
+from llmsched_gym.env.features import JOB
 from llmsched_gym.env.scheduling import LLMSchedEnv
 
 
@@ -67,6 +68,17 @@ def test_observation_ignores_what_is_hidden(workload, belief):
     env = LLMSchedEnv(workload, num_jobs=30, load=2.0, belief=belief)
     for seed in range(2):
         assert differing(env, seed) == set()
+
+
+def test_prompts_of_ready_stages_are_believed():
+    """What the tests above hide is part of the networks: a ready stage's prompt tells."""
+    env = LLMSchedEnv("chain_like", num_jobs=30, load=2.0)
+    env.reset(seed=0)
+    changed = copy_state(env.state)
+    ready = (changed.stages["visible"] == 1) & (changed.stages["unfinished_parents"] == 0)
+    changed.stages["prompt_tokens"][ready] *= 9
+    before, after = env.look(), env.look(changed)
+    assert (before["jobs"][:, JOB["demand_s"]] != after["jobs"][:, JOB["demand_s"]]).any()
 
 
 def test_the_test_sees_the_oracle():

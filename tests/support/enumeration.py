@@ -176,7 +176,8 @@ class Expected:
         network = self.network
         allowed: dict[int, set[int]] = {}
         for c in range(self.count):
-            demand, fanout = int(network.demand[c]), int(network.fanout[c])
+            variables = (network.demand, network.fanout, network.prompt)
+            demand, fanout, prompt = (int(row[c]) for row in variables)
             if c in self.visible:
                 if not self.same_kind(c):
                     continue
@@ -188,10 +189,13 @@ class Expected:
                     allowed[demand] = set(range(1, network.states[demand]))
                 if fanout >= 0:
                     allowed[fanout] = {nearest_bin(network.fanout_bins[c], self.tasks(c))}
+                if prompt >= 0 and self.moment.is_ready(number):
+                    tokens = self.moment.prompt_tokens(number)
+                    allowed[prompt] = {nearest_bin(network.prompt_bins[c], tokens)}
+                elif prompt >= 0:
+                    allowed[prompt] = set(range(1, network.states[prompt]))
             elif c not in self.undetermined:
-                allowed[demand] = {0}
-                if fanout >= 0:
-                    allowed[fanout] = {0}
+                allowed |= {v: {0} for v in (demand, fanout, prompt) if v >= 0}
         return allowed
 
     @cached_property
@@ -373,13 +377,17 @@ class Expected:
             if network.fanout[c] >= 0:
                 bins, tasks = network.fanout_bins[c], self.tasks(c)
                 count += not any((bins.least[1:] <= tasks) & (tasks <= bins.most[1:]))
+            if network.prompt[c] >= 0 and self.moment.is_ready(number):
+                tokens, bins = self.moment.prompt_tokens(number), network.prompt_bins[c]
+                count += not bins.least[1] - 1e-9 <= tokens <= bins.most[-1] + 1e-9
         return count
 
     def distances(self, stage: int) -> dict[int, int]:
         """Stages whose demand is reachable from a stage's demand, and the steps between stages."""
         network = self.network
         owner = {int(v): c for c, v in enumerate(network.demand)}
-        owner |= {int(v): c for c, v in enumerate(network.fanout) if v >= 0}
+        for row in (network.fanout, network.prompt):
+            owner |= {int(v): c for c, v in enumerate(row) if v >= 0}
         length = {int(network.demand[stage]): 0}
         for _ in network.states:  # as many rounds as there are variables are enough
             for parent, child in network.edges:

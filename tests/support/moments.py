@@ -54,6 +54,11 @@ class Moment:
             for task in self.job.stages[stage].tasks
         )
 
+    def prompt_tokens(self, stage: int) -> float:
+        """Of a task of the stage, on average."""
+        tasks = self.job.stages[stage].tasks
+        return sum(t.prompt_tokens for t in tasks if isinstance(t, LLMTask)) / len(tasks)
+
 
 class Believer:
     """Moments of some jobs in one cluster, and what is believed of them.
@@ -157,8 +162,10 @@ def independent(demand_bins: Sequence[Bins], **settings: float) -> BeliefProfile
     network = Network(
         demand=np.arange(count),
         fanout=np.full(count, -1),
+        prompt=np.full(count, -1),
         demand_bins=tuple(demand_bins),
         fanout_bins=(steps(1.0),) * count,
+        prompt_bins=(steps(1.0),) * count,
         parents=((),) * count,
         tables=tuple(np.full(len(bins), 1 / len(bins)) for bins in demand_bins),
     )
@@ -193,17 +200,41 @@ def revised(
     return replace(profile, networks={"app": network}, templates={"app": template})
 
 
+def with_prompt(
+    profile: BeliefProfile, tokens: Sequence[float], tells: int, table: object
+) -> BeliefProfile:
+    """Stage "a" gets a prompt of one of some lengths, or none, all equally likely.
+
+    It is the first variable, and the only parent of the demand of stage ``tells``.
+    """
+    network = profile.networks["app"]
+    count, states = len(network.demand), len(tokens) + 1
+    parents = [tuple(parent + 1 for parent in row) for row in network.parents]
+    tables = list(network.tables)
+    parents[tells], tables[tells] = (0,), np.array(table, np.float64)
+    network = replace(
+        network,
+        demand=network.demand + 1,
+        prompt=np.array([0, *[-1] * (count - 1)]),
+        prompt_bins=(steps(*tokens), *network.prompt_bins[1:]),
+        parents=((), *parents),
+        tables=(np.full(states, 1 / states), *tables),
+    )
+    return replace(profile, networks={"app": network})
+
+
 def stage(
     name: str,
     *parents: int,
     seconds: Sequence[float] = (1.0,),
     by: int | None = None,
     kind: Kind = Kind.REGULAR,
+    prompt: int = 1,
 ) -> Stage:
     """A stage with a task for each of some times (of an LLM stage: whole multiples of 0.02 s)."""
     tasks: tuple[LLMTask | RegularTask, ...] = tuple(map(RegularTask, seconds))
     if kind == Kind.LLM:
-        tasks = tuple(LLMTask(1, round(time / 0.02)) for time in seconds)
+        tasks = tuple(LLMTask(prompt, round(time / 0.02)) for time in seconds)
     return Stage(name, kind, parents, tasks, by)
 
 

@@ -38,7 +38,8 @@ def random_table(
 
 
 def random_network(rng: np.random.Generator, stages: int) -> Network:
-    demand, fanout, demand_bins, fanout_bins = [], [], [], []
+    demand, fanout, prompt = [], [], []
+    demand_bins, fanout_bins, prompt_bins = [], [], []
     states: list[int] = []
     parents: list[tuple[int, ...]] = []
     tables: list[np.ndarray] = []
@@ -61,17 +62,24 @@ def random_network(rng: np.random.Generator, stages: int) -> Network:
         counts = Bins.fit(tasks, tasks, int(rng.integers(1, 4)))
         varies = rng.random() < 0.5
         bins = random_bins(rng, tasks, 3)
+        lengths = rng.integers(1, 5, 40).astype(np.float64)
+        length = Bins.fit(lengths, tasks, int(rng.integers(1, 4)))
         fanout.append(add(len(counts)) if varies else -1)
+        told = rng.random() < 0.4
+        prompt.append(add(len(length), (fanout[-1],) if varies else ()) if told else -1)
         demand.append(add(len(bins), (fanout[-1],) if varies else ()))
         demand_bins.append(bins)
         fanout_bins.append(counts)
+        prompt_bins.append(length)
     return Network(
-        np.array(demand),
-        np.array(fanout),
-        tuple(demand_bins),
-        tuple(fanout_bins),
-        tuple(parents),
-        tuple(tables),
+        demand=np.array(demand),
+        fanout=np.array(fanout),
+        prompt=np.array(prompt),
+        demand_bins=tuple(demand_bins),
+        fanout_bins=tuple(fanout_bins),
+        prompt_bins=tuple(prompt_bins),
+        parents=tuple(parents),
+        tables=tuple(tables),
     )
 
 
@@ -117,7 +125,7 @@ def random_stage(
     count = int(rng.integers(1, 6))
     tasks: tuple[LLMTask | RegularTask, ...]
     if kind == Kind.LLM:
-        tasks = tuple(LLMTask(1, int(rng.integers(1, 150))) for _ in range(count))
+        tasks = tuple(LLMTask(*map(int, rng.integers(1, (6, 150)))) for _ in range(count))
     else:
         tasks = tuple(RegularTask(float(rng.lognormal(0, 1))) for _ in range(count))
     return Stage(name, kind, tuple(sorted(parents)), tasks, by)
