@@ -147,7 +147,7 @@ def test_means_are_shown_over_their_bound() -> None:
 
 @pytest.mark.parametrize("serving", ["ideal", "vllm"])
 def test_no_policy_is_below_the_bound(serving: str) -> None:
-    classical = [name for name in POLICIES if name not in ("decima", "ppo", "carbyne", "argus")]
+    classical = [name for name in POLICIES if name not in ("decima", "ppo")]
     for belief, load in [("bayes", 0.5), ("oracle", 3.0)]:
         cluster = load_cluster("a100_llama2_7b", engines=1, regular_executors=4, serving=serving)
         result = compare(
