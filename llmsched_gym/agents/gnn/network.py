@@ -111,8 +111,8 @@ class GNNetwork(GraphNetwork):
     A map of its own makes embeddings of the nodes of each kind from their features (scaled
     logarithms). In each layer a node adds to its embedding what it hears over each kind of edge,
     where attention says how much of whom (a stage has one job and one pool: there it is a linear
-    map, ``SAGEConv``). The score of a stage depends on the embeddings of the
-    stage, its job and its pool, that of waiting on those of both pools.
+    map, ``SAGEConv``). The score of a stage depends on the embeddings of the stage, its job and its
+    pool, that of waiting on those of both pools.
 
     Parameters
     ----------
