@@ -292,12 +292,7 @@ def flatten(
         if name in profile.networks
     ]
     width = max((len(bins) for part in parts for row in part["bins"] for bins in row), default=1)
-    starts = np.zeros(len(applications) + 1, APPLICATION)
-    known = np.array([name in profile.networks for name in applications], bool)
-    for field in APPLICATION.names or ():
-        lengths = np.zeros(len(applications), np.int64)
-        lengths[known] = [len(part[field]) for part in parts]
-        starts[field][1:] = np.cumsum(lengths)
+    starts = _starts([name in profile.networks for name in applications], parts)
 
     def joined(field: str, empty: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(np.concatenate([part[field] for part in parts] or [empty]))
@@ -336,6 +331,16 @@ def flatten(
         up=joined("up", np.zeros(0, np.int64)),
         reach=joined("reach", np.zeros(0, np.int64)),
     )
+
+
+def _starts(known: Sequence[bool], parts: Sequence[dict[str, Any]]) -> Table:
+    """Where the parts of the applications begin, and end: those that are not known have none."""
+    starts = np.zeros(len(known) + 1, APPLICATION)
+    for field in APPLICATION.names or ():
+        lengths = np.zeros(len(known), np.int64)
+        lengths[np.array(known, bool)] = [len(part[field]) for part in parts]
+        starts[field][1:] = np.cumsum(lengths)
+    return starts
 
 
 def _check_rows(rows: int, stages: int) -> None:
