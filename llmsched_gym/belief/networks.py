@@ -18,7 +18,7 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from llmsched_gym.belief.profile import BeliefProfile, Bins, Network
+from llmsched_gym.belief.profile import BeliefProfile, BeliefSettings, Bins, Network
 from llmsched_gym.belief.work import WorkRates
 from llmsched_gym.workload.template import Template
 
@@ -285,7 +285,6 @@ def flatten(
     ValueError
         for so many stage names that the tables would not fit in memory.
     """
-    settings = profile.settings
     parts = [
         _compile(profile.networks[name], profile.templates[name])
         for name in applications
@@ -307,9 +306,7 @@ def flatten(
     _check_rows(len(moments), len(bins))
     powers, waves, scale = _circle()
     return Networks(
-        settings=np.array(
-            [(settings.low, settings.high, settings.reachable, settings.structural)], SETTINGS
-        ),
+        settings=_settings_table(profile.settings),
         applications=starts,
         tasks=_task_table(profile, applications, rates),
         stages=joined("stages", np.zeros(0, NETWORK_STAGE)),
@@ -331,6 +328,11 @@ def flatten(
         up=joined("up", np.zeros(0, np.int64)),
         reach=joined("reach", np.zeros(0, np.int64)),
     )
+
+
+def _settings_table(settings: BeliefSettings) -> Table:
+    row = settings.low, settings.high, settings.reachable, settings.structural
+    return np.array([row], SETTINGS)
 
 
 def _starts(known: Sequence[bool], parts: Sequence[dict[str, Any]]) -> Table:
