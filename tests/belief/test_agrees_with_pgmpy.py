@@ -164,7 +164,7 @@ def check(workload: Workload, application: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("application", APPLICATIONS)
 def test_generated_applications(application: str) -> None:
-    check(make_workload("mixed"), application)
+    check(make_workload(application), application)
 
 
 @pytest.mark.slow
