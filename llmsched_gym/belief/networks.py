@@ -27,6 +27,7 @@ FloatArray = NDArray[np.float64]
 Table = NDArray[np.void]
 
 NONE, PRIOR, BAYES, ORACLE = 0, 1, 2, 3  # modes: what beliefs are made of
+GITTINS, REDUCTION = 1, 2  # bits: what takes so long that it is worked out only if it is wanted
 
 UNDETERMINED, PRESENT, COMPLETE, ABSENT, UNKNOWN = 0, 1, 2, 3, 4  # status of a stage
 
@@ -38,7 +39,7 @@ BELIEF_STAGE = np.dtype(
         ("entropy_bits", np.float64),  # of its demand variable, "absent" included
         ("low_s", np.float64),  # quantiles of its whole demand
         ("high_s", np.float64),
-        ("reduction", np.float64),  # R, bit s; 0 unless the stage is ready
+        ("reduction", np.float64),  # R, bit s; 0 unless it is wanted, and the stage is ready
     ]
 )
 
@@ -57,7 +58,7 @@ BELIEF_JOB = np.dtype(
         ("low_regular_s", np.float64),
         ("high_llm_s", np.float64),
         ("high_regular_s", np.float64),
-        ("gittins_s", np.float64),  # Gittins index of what remains
+        ("gittins_s", np.float64),  # Gittins index of what remains; 0 unless it is wanted
         ("skipped", np.int64),  # visible stages that no past job had
         ("clamped", np.int64),  # values that no past job had, taken as the nearest
     ]
