@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from llmsched_gym.belief.evidence import read_stages, set_evidence
-from llmsched_gym.belief.gittins import fill_transforms, gittins_index
+from llmsched_gym.belief.gittins import gittins_index
 from llmsched_gym.belief.networks import (
     ABSENT,
     BAYES,
@@ -67,7 +67,6 @@ def compile_profile(
         if name in profile.networks:
             net = select(networks, application)
             fill_prior(net, scratch)
-            fill_transforms(net, scratch)
             for kind in (0, 1):
                 mine = net.stages["kind"] == kind
                 prior, tasks = net.prior[mine, 0], networks.tasks[application, kind]
