@@ -61,9 +61,7 @@ def compare(count: int, steps: int, rounds: int, options: dict[str, Any], thread
     vector = max(1, steps // count // TURNS)  # steps of a turn
     ours = {
         name: Player(
-            gymnasium.make_vec(
-                "LLMSched-v0", num_envs=count, threads=threads, **options, **belief
-            ),
+            gymnasium.make_vec("LLMSched-v0", num_envs=count, threads=threads, **options, **belief),
             WARM_UP,
         )
         for name, belief in BELIEFS.items()
@@ -95,7 +93,8 @@ def beside_sync(count: int, steps: int, options: dict[str, Any]) -> None:
         )
         vector = max(1, steps // count // 10)
         seconds = Player(env, WARM_UP // 10).play(vector)
-        print(f"N={count:<4} SyncVectorEnv, belief={name:<6} {vector * count / seconds:8,.0f} steps/s")
+        speed = vector * count / seconds
+        print(f"N={count:<4} SyncVectorEnv, belief={name:<6} {speed:8,.0f} steps/s", flush=True)
         env.close()
 
 

@@ -199,7 +199,7 @@ def _find_parts(
             case["other"] = at
         else:
             more = _first_value(scratch) + scratch.means.shape[1] + x
-            _multiply(transforms, case["one"], case["other"], more)
+            _multiply(transforms, int(case["one"]), int(case["other"]), more)
             case["one"], case["other"] = more, at
         count += 1
     return min(count, 2)

@@ -7,6 +7,7 @@ the C library's takes one number at a time, this takes as many as a register of 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -22,20 +23,20 @@ WHOLE = 0x433 << 52  # of 2^52: the whole numbers from there on are their own la
 
 
 @intrinsic
-def _bits(_, number):
+def _bits(_: Any, number: Any) -> Any:
     """The bits of a float64, as an int64."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.IntType(64))
 
     return types.int64(types.float64), generate
 
 
 @intrinsic
-def _number(_, bits):
+def _number(_: Any, bits: Any) -> Any:
     """The float64 of these bits."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.DoubleType())
 
     return types.float64(types.int64), generate
