@@ -330,57 +330,50 @@ def _mix_sums(table: FloatArray, at: int, cases: Table) -> None:
 @kernel
 def _find_mass(net: Networks, scratch: Scratch) -> None:
     """Probabilities of the grid points: two steps of 8 points, see ``networks._circle``."""
-    transforms, back, mass = scratch.transforms, net.back, scratch.mass
-    first, second, turn, whole = scratch.waves[0], scratch.waves[1], net.waves[1], _whole(scratch)
-    for u in range(SIDE // 2):
-        for v in range(SIDE):
-            q = 2 * (u * SIDE + v)
-            first[0, u, v] = transforms[whole, 0, q + 1]
-            first[1, u, v] = transforms[whole, 1, q + 1]
-            first[0, SIDE - 1 - u, SIDE - 1 - v] = transforms[whole, 0, q]
-            first[1, SIDE - 1 - u, SIDE - 1 - v] = -transforms[whole, 1, q]
-    _transform_columns(net.waves[0], first, second)
+    back, mass, turn = net.back, scratch.mass, net.waves[1]
+    whole, second = scratch.transforms[_whole(scratch)], scratch.waves
+    _transform_columns(net.waves[0], whole, second)
     for u in range(SIDE):
         for v in range(SIDE):
-            re, im = second[0, u, v], second[1, u, v]
-            first[0, v, u] = re * turn[0, u, v] - im * turn[1, u, v]
-            first[1, v, u] = re * turn[1, u, v] + im * turn[0, u, v]
-    _transform_columns(net.waves[0], first, second)
-    for u in range(SIDE):
-        for v in range(SIDE):
-            re, im = second[0, u, v], second[1, u, v]
-            mass[u * SIDE + v] = back[0, 0, u, v] * re + back[0, 1, u, v] * im
-            mass[POINTS + u * SIDE + v] = back[1, 0, u, v] * re + back[1, 1, u, v] * im
+            re, im = second[0, u * SIDE + v], second[1, u * SIDE + v]
+            whole[0, v * SIDE + u] = re * turn[0, u, v] - im * turn[1, u, v]
+            whole[1, v * SIDE + u] = re * turn[1, u, v] + im * turn[0, u, v]
+    _transform_columns(net.waves[0], whole, second)
+    for q in range(POINTS):
+        re, im = second[0, q], second[1, q]
+        mass[q] = back[0, 0, q] * re + back[0, 1, q] * im
+        mass[POINTS + q] = back[1, 0, q] * re + back[1, 1, q] * im
 
 
 @kernel
 def _transform_columns(waves: FloatArray, table: FloatArray, out: FloatArray) -> None:
-    """Fourier's sums over the columns of a complex table, which is changed.
+    """Fourier's sums over the columns of a complex square, which is changed.
 
-    Rows that are half the table apart have the same factors, or opposite ones in odd rows of the
+    Rows that are half the square apart have the same factors, or opposite ones in odd rows of the
     outcome.
     """
+    half = POINTS // 2
     for part in range(2):
-        for k in range(SIDE // 2):
-            for v in range(SIDE):
-                one, other = table[part, k, v], table[part, k + SIDE // 2, v]
-                table[part, k, v], table[part, k + SIDE // 2, v] = one + other, one - other
+        for q in range(half):
+            one, other = table[part, q], table[part, half + q]
+            table[part, q], table[part, half + q] = one + other, one - other
     for u in range(SIDE):
         a, b, c, d = waves[0, 0, u], waves[0, 1, u], waves[0, 2, u], waves[0, 3, u]
         p, q, r, s = waves[1, 0, u], waves[1, 1, u], waves[1, 2, u], waves[1, 3, u]
-        k = SIDE // 2 * (u % 2)
+        i, at = half * (u % 2), u * SIDE
+        j, k, m = i + SIDE, i + 2 * SIDE, i + 3 * SIDE
         for v in range(SIDE):
-            out[0, u, v] = (
-                (a * table[0, k, v] - p * table[1, k, v])
-                + (b * table[0, k + 1, v] - q * table[1, k + 1, v])
-                + (c * table[0, k + 2, v] - r * table[1, k + 2, v])
-                + (d * table[0, k + 3, v] - s * table[1, k + 3, v])
+            out[0, at + v] = (
+                (a * table[0, i + v] - p * table[1, i + v])
+                + (b * table[0, j + v] - q * table[1, j + v])
+                + (c * table[0, k + v] - r * table[1, k + v])
+                + (d * table[0, m + v] - s * table[1, m + v])
             )
-            out[1, u, v] = (
-                (a * table[1, k, v] + p * table[0, k, v])
-                + (b * table[1, k + 1, v] + q * table[0, k + 1, v])
-                + (c * table[1, k + 2, v] + r * table[0, k + 2, v])
-                + (d * table[1, k + 3, v] + s * table[0, k + 3, v])
+            out[1, at + v] = (
+                (a * table[1, i + v] + p * table[0, i + v])
+                + (b * table[1, j + v] + q * table[0, j + v])
+                + (c * table[1, k + v] + r * table[0, k + v])
+                + (d * table[1, m + v] + s * table[0, m + v])
             )
 
 

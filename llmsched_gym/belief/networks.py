@@ -202,7 +202,7 @@ class Networks(NamedTuple):
     steps: FloatArray  # [A, LEVELS] s
     powers: FloatArray  # [GRID + 1, 2, GRID / 2] z^0, z^1, ...: of a value on the grid
     waves: FloatArray  # [2, 2, 8, 8] cosines, sines: from a generating function
-    back: FloatArray  # [2, 2, 8, 8] ... back to probabilities
+    back: FloatArray  # [2, 2, GRID / 2] ... back to probabilities
     marginal: FloatArray  # [C, most states] of the demand before any evidence
     means: FloatArray  # [C, most states] demand given its state alone, s
     separators: Table  # SEPARATOR
@@ -254,7 +254,7 @@ class Scratch(NamedTuple):
     cases: Table  # CASE [most states] what one row of a bucket is a mixture of
     kept: FloatArray  # [KEPT, 2, GRID / 2] of rows without evidence below, from earlier updates
     kept_of: IntArray  # [KEPT] their numbers among those of all applications and levels, or -1
-    waves: FloatArray  # [2, 2, 8, 8] from generating function to probabilities, Re and Im
+    waves: FloatArray  # [2, GRID / 2] between generating function and probabilities
     mass: FloatArray  # [GRID] probabilities
     marginal: FloatArray  # [variables, most states]
     means: FloatArray  # [stages, most states] demand given its state, s
@@ -410,23 +410,23 @@ def _circle() -> tuple[FloatArray, FloatArray, FloatArray]:
     """The tables ``powers``, ``waves`` and ``back`` of :class:`Networks`.
 
     A generating function ``sum_j p_j z^j`` is kept at ``z = r exp(-i angle)``, where the angles
-    are odd multiples of ``pi / GRID`` and ``r^GRID = DECAY``; the conjugates complete the circle.
-    Fourier's sum over it gives ``p_j - DECAY p_(j + GRID) + ...`` back.
+    are 3, 7, 11, ... times ``pi / GRID`` and ``r^GRID = DECAY``; the conjugates complete the circle
+    of odd multiples. Fourier's sum over it gives ``p_j - DECAY p_(j + GRID) + ...`` back.
 
-    All values together, in the order of their angles modulo 4 pi / GRID, are 64 = 8 x 8 points of
-    a complex transform whose real and imaginary parts are the halves of the probabilities. It is
-    made of two steps of 8 points: ``waves`` are the factors of both, and those between them.
-    ``back`` turns by what the angles are more than such multiples, and undoes r.
+    Over these 64 = 8 x 8 points alone it is a complex sum whose real part is the first half of the
+    probabilities, and the imaginary part the second. It is made of two steps of 8 points:
+    ``waves`` are the factors of both, and those between them; ``back`` turns by the 3, and undoes
+    r.
     """
-    angle = np.pi * (2 * np.arange(GRID // 2) + 1) / GRID
+    angle = np.pi * (4 * np.arange(GRID // 2) + 3) / GRID
     power = np.arange(GRID + 1)
     size = DECAY ** (power / GRID)
     turn = np.outer(power, angle)
     powers = size[:, None, None] * np.stack([np.cos(turn), -np.sin(turn)], axis=1)
     eighths = np.outer(np.arange(8), np.arange(8)) * 2 * np.pi / 8
     waves = np.array([[np.cos(wave), np.sin(wave)] for wave in (eighths, eighths / 8)])
-    more = 3 * np.pi / GRID * np.arange(GRID // 2).reshape(8, 8)
-    scale = (2 / GRID / size[:GRID]).reshape(2, 1, 8, 8)
+    more = 3 * np.pi / GRID * np.arange(GRID // 2)
+    scale = (2 / GRID / size[:GRID]).reshape(2, 1, GRID // 2)
     back = scale * np.array([[np.cos(more), -np.sin(more)], [np.sin(more), np.cos(more)]])
     return powers, waves, back
 
@@ -641,7 +641,7 @@ def new_scratch(networks: Networks) -> Scratch:
         cases=np.zeros(width, CASE),
         kept=np.zeros((KEPT, 2, GRID // 2)),
         kept_of=np.full(KEPT, -1),
-        waves=np.zeros((2, 2, 8, 8)),
+        waves=np.zeros((2, GRID // 2)),
         mass=np.zeros(GRID),
         marginal=np.zeros((most["variables"], width)),
         means=np.zeros((most["stages"], width)),
