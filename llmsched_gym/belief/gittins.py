@@ -18,12 +18,13 @@ from llmsched_gym.belief.networks import (
     PRESENT,
     PRIOR,
     FloatArray,
+    IntArray,
     Networks,
     Scratch,
     Table,
 )
 from llmsched_gym.belief.posteriors import cell_of, settled
-from llmsched_gym.compiled import kernel
+from llmsched_gym.compiled import inlined, kernel
 
 POINTS, SIDE = GRID // 2, 8  # of a transform, and of a square of as many
 
@@ -63,7 +64,7 @@ def gittins_index(net: Networks, scratch: Scratch, row: Table, stages: Table, mo
     return _least_ratio(scratch.mass, mean, max(0.0, mean - rest), step)
 
 
-@kernel
+@inlined
 def _least_left(net: Networks, scratch: Scratch, c: int, mode: int) -> float:
     """What remains of a stage at least: of a visible one, the mean of its least possible bin."""
     known = scratch.stages[c]
@@ -77,19 +78,19 @@ def _least_left(net: Networks, scratch: Scratch, c: int, mode: int) -> float:
 # --- Where transforms are -------------------------------------------------------------------------
 
 
-@kernel
+@inlined
 def _first_value(scratch: Scratch) -> int:
     """The values of the bucket at work, as many as there are states; then room for as many."""
     return len(scratch.transforms) - 2 * scratch.means.shape[1] - 2
 
 
-@kernel
-def _nothing(scratch: Scratch) -> int:
+@inlined
+def _nothing(transforms: FloatArray) -> int:
     """No rest, 0 seconds."""
-    return len(scratch.transforms) - 2
+    return len(transforms) - 2
 
 
-@kernel
+@inlined
 def _whole(scratch: Scratch) -> int:
     """What remains of the job."""
     return len(scratch.transforms) - 1
@@ -132,41 +133,57 @@ def _collect_transforms(net: Networks, scratch: Scratch, level: int, step: float
 
     Level -1 stands for a step with which nothing is kept.
     """
-    variables, table = net.variables, net.table
-    work, conditional, rows = scratch.variables, scratch.conditional, scratch.rows
-    cases = scratch.cases
+    variables, stages, table, children = net.variables, net.stages, net.table, net.children
+    known, work, conditional = scratch.stages, scratch.variables, scratch.conditional
+    transforms, rows, below, cases = scratch.transforms, scratch.rows, scratch.below, scratch.cases
+    value, spare = _first_value(scratch), _first_value(scratch) + scratch.means.shape[1]
     for v in range(len(variables) - 1, -1, -1):
         own, here = variables[v], work[v]
         if here["mark"] == 0:
             continue
         stage, shown = own["stage"], -2
-        left = scratch.stages[stage]["left"] if stage >= 0 else 0.0
+        remains = stage >= 0 and known[stage]["left"] > 0.0
+        hanging = 0
+        for k in range(own["child"], own["end_child"]):
+            if work[children[k]]["root"] == 0:
+                below[hanging] = children[k]
+                hanging += 1
         for i in range(here["count"]):
             row = rows[own["row"] + i]
-            if left > 0.0:
-                cell = cell_of(net.stages, scratch.stages, stage, row)
+            if remains:
+                cell = cell_of(stages, known, stage, row)
                 if cell != shown:
                     _put_values(net, scratch, v, cell, step)
                     shown = cell
-            found = parts = 0
+            found = 0
             for x in range(here["low"], here["high"] + 1):
                 entry = row * own["states"] + x
                 p = conditional[own["entry"] + entry]
                 if here["dirty"] == 0:
                     p = table[own["entry"] + entry]
                 if p > 0.0:
-                    cases[found]["p"] = p
-                    parts = _find_parts(net, scratch, v, entry, x, left, cases[found])
+                    case = cases[found]
+                    case["p"], case["one"] = p, value + x if remains else _nothing(transforms)
+                    _add_parts(
+                        variables,
+                        net.up,
+                        below[:hanging],
+                        entry,
+                        transforms,
+                        case,
+                        remains,
+                        spare + x,
+                    )
                     found += 1
-            if parts == 2:
-                _mix_sums(scratch.transforms, own["row"] + row, cases[:found])
+            if hanging + remains > 1:
+                _mix_sums(transforms, own["row"] + row, cases[:found])
             else:
-                _mix(scratch.transforms, cases[:found], scratch.transforms, own["row"] + row)
+                _mix(transforms, cases[:found], transforms, own["row"] + row)
         if here["mark"] == 2:
             _keep(net, scratch, v, level)
 
 
-@kernel
+@inlined
 def _put_values(net: Networks, scratch: Scratch, v: int, cell: int, step: float) -> None:
     """Transforms of a stage's rest in each of its bins."""
     stage, here = net.variables[v]["stage"], scratch.variables[v]
@@ -177,32 +194,31 @@ def _put_values(net: Networks, scratch: Scratch, v: int, cell: int, step: float)
         _put(scratch.transforms, first + x, net.powers, (mean - least) / step)
 
 
-@kernel
-def _find_parts(
-    net: Networks, scratch: Scratch, v: int, entry: int, x: int, left: float, case: Table
-) -> int:
-    """What the rest in an entry of a bucket is the sum of: one transform or two."""
-    variables, work, transforms = net.variables, scratch.variables, scratch.transforms
-    case["one"] = _nothing(scratch)
-    count = 0
-    if left > 0.0:
-        case["one"] = _first_value(scratch) + x
-        count = 1
-    for k in range(variables[v]["child"], variables[v]["end_child"]):
-        u = net.children[k]
-        if work[u]["root"] == 1:
-            continue
-        at = variables[u]["row"] + net.up[variables[u]["up"] + entry]
-        if count == 0:
+@inlined
+def _add_parts(
+    variables: Table,
+    up: IntArray,
+    hanging: IntArray,
+    entry: int,
+    transforms: FloatArray,
+    case: Table,
+    remains: bool,
+    spare: int,
+) -> None:
+    """Add what is in the buckets that hang on an entry of another to its value, if any remains.
+
+    Of more than two transforms all but the last are multiplied, in a spare one.
+    """
+    for k in range(len(hanging)):
+        u = variables[hanging[k]]
+        at = u["row"] + up[u["up"] + entry]
+        if k == 0 and not remains:
             case["one"] = at
-        elif count == 1:
-            case["other"] = at
-        else:
-            more = _first_value(scratch) + scratch.means.shape[1] + x
-            _multiply(transforms, int(case["one"]), int(case["other"]), more)
-            case["one"], case["other"] = more, at
-        count += 1
-    return min(count, 2)
+            continue
+        if k + remains > 1:
+            _multiply(transforms, int(case["one"]), int(case["other"]), spare)
+            case["one"] = spare
+        case["other"] = at
 
 
 @kernel

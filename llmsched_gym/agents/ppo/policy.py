@@ -29,7 +29,6 @@ class PPO(Decima):
         a ValueError, if torch is not installed.
     """
 
-    needs_belief = True
     reads = COSTLY
     kind = "ppo"
     shipped = Path(__file__).parent / "checkpoints"
