@@ -308,10 +308,6 @@ def flatten(
     moments = joined("rows", np.zeros((0, 5)))
     _check_rows(len(moments), len(bins))
     powers, waves, back = _circle()
-    variables = joined("variables", np.zeros(0, VARIABLE))
-    variables["number"] = variables["row"] + np.repeat(
-        starts["rows"][:-1], np.diff(starts["variables"])
-    )
     return Networks(
         settings=_settings_table(profile.settings),
         applications=starts,
@@ -320,7 +316,7 @@ def flatten(
         prior=np.zeros((len(bins), 2), BELIEF_STAGE),
         bins=bins,
         cells=_padded([row for part in parts for row in part["cells"]], width),
-        variables=variables,
+        variables=_numbered(joined("variables", np.zeros(0, VARIABLE)), starts),
         table=joined("entries", np.zeros(0)),
         moments=moments,
         steps=_steps(np.array(most_s)),
@@ -349,6 +345,13 @@ def _starts(known: Sequence[bool], parts: Sequence[dict[str, Any]]) -> Table:
         lengths[np.array(known, bool)] = [len(part[field]) for part in parts]
         starts[field][1:] = np.cumsum(lengths)
     return starts
+
+
+def _numbered(variables: Table, starts: Table) -> Table:
+    """The variables, with the rows of all applications counted."""
+    first = np.repeat(starts["rows"][:-1], np.diff(starts["variables"]))
+    variables["number"] = variables["row"] + first
+    return variables
 
 
 def _check_rows(rows: int, stages: int) -> None:
