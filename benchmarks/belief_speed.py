@@ -28,7 +28,16 @@ import numpy as np
 
 from llmsched_gym.belief.fitting import load_or_fit
 from llmsched_gym.belief.inference import compile_profile, update
-from llmsched_gym.belief.networks import BAYES, PRESENT, Beliefs, Networks, Scratch, new_beliefs
+from llmsched_gym.belief.networks import (
+    BAYES,
+    GITTINS,
+    PRESENT,
+    REDUCTION,
+    Beliefs,
+    Networks,
+    Scratch,
+    new_beliefs,
+)
 from llmsched_gym.belief.profile import BeliefProfile, BeliefSettings, Network
 from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.cluster.simulator import DECIDE, can_run, start, step
@@ -61,7 +70,7 @@ def repeat(
     times: int,
 ) -> None:
     for _ in range(times):
-        update(state, templates, networks, beliefs, BAYES)
+        update(state, templates, networks, beliefs, BAYES, GITTINS | REDUCTION)
 
 
 class Bench:

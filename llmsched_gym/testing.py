@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ def check_policy(policy: Policy, env: LLMSchedEnv | None = None, seed: int = 0) 
 
     Its actions are legal and of a type that environments take; the same seed gives the same
     actions, in a copy, after pickling and after another episode; it changes no observation, and
-    draws from ``self.rng`` alone; and of a batch of observations it makes what it makes of each.
+    draws from ``self.rng`` alone; it reads no costly column but those that its class says it
+    ``reads``; and of a batch of observations it makes what it makes of each.
 
     Parameters
     ----------
@@ -55,6 +56,9 @@ def check_policy(policy: Policy, env: LLMSchedEnv | None = None, seed: int = 0) 
     before = copy.deepcopy(policy)
     actions, observations = _play(env, policy, seed)
     _same(actions, _play(env, policy, seed)[0], "the same seed after an episode: reset() is to")
+    if policy.reads is not None:
+        without = _play(env, policy, seed, policy.reads)[0]
+        _same(actions, without, f"reads = {policy.reads!r} alone: no other column is to")
     _same(actions, _play(env, before, seed)[0], "a copy with the same seed: only self.rng is to")
     try:
         pickled: Policy = pickle.loads(pickle.dumps(before))
@@ -66,9 +70,11 @@ def check_policy(policy: Policy, env: LLMSchedEnv | None = None, seed: int = 0) 
     _check_batch(policy, observations, seed)
 
 
-def _play(env: LLMSchedEnv, policy: Policy, seed: int) -> tuple[list[int], list[Observation]]:
+def _play(
+    env: LLMSchedEnv, policy: Policy, seed: int, columns: Collection[str] | None = None
+) -> tuple[list[int], list[Observation]]:
     """The actions of an episode, and what they were decided on."""
-    observation, _ = env.reset(seed=seed)
+    observation, _ = env.reset(seed=seed, options={"columns": columns})
     policy.reset(seed)
     actions: list[int] = []
     observations: list[Observation] = []

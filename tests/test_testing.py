@@ -56,6 +56,13 @@ class Changing(PriorityPolicy):
         return job_feature(observation, "age_s")
 
 
+class Dishonest(PriorityPolicy):
+    reads = ()
+
+    def priority(self, observation: Observation) -> Scores:
+        return -job_feature(observation, "gittins_s")
+
+
 class First(Policy):
     def act(self, observation: Observation) -> Any:
         return 0
@@ -81,6 +88,7 @@ class Local(PriorityPolicy):
         (Global(), "decision 0: it drew from numpy's global generator"),
         (Remembering(), "differs with the same seed after an episode"),
         (Changing(), "decision 0: it changed 'jobs'"),
+        (Dishonest(), r"differs with reads = \(\) alone: no other column is to determine"),
         (First(), "policy: decision [0-9]+: row 0: all .* tasks of the stage have started"),
         (OneByOne(), "a batch of [0-9]+ observations: AssertionError"),
         (Local(), "it cannot be pickled for other processes"),

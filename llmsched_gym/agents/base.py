@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -47,16 +47,22 @@ class Policy(ABC):
         None, what a class is that says nothing, is taken as a yes where that does no harm: it is
         shown the belief that is asked for, and marked as clairvoyant where that is the oracle. No
         is not inherited: a subclass may read more.
+    reads : which costly columns of the observation it reads (``env.features.COSTLY``): evaluations
+        show it zeros in the others, which need not be worked out then. None, what a class is that
+        says nothing, is all of them; nothing, ``()``, if it needs no belief. Not inherited either.
     rng : its only source of randomness, seeded by :meth:`reset`.
     """
 
     name: ClassVar[str] = ""
     needs_belief: ClassVar[bool | None] = None
+    reads: ClassVar[Collection[str] | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if cls.needs_belief is False and "needs_belief" not in vars(cls):
             cls.needs_belief = None
+        if "reads" not in vars(cls):
+            cls.reads = () if cls.needs_belief is False else None
 
     @cached_property
     def rng(self) -> np.random.Generator:

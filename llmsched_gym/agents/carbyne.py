@@ -47,6 +47,7 @@ class Carbyne(PriorityPolicy):
     """
 
     needs_belief = True
+    reads = ()
 
     def priority(self, observation: Observation) -> Scores:
         """Up to 1 for leftovers; above for entitled stages, most with the fewest slots."""

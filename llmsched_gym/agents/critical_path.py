@@ -26,6 +26,7 @@ class CriticalPath(PriorityPolicy):
     """
 
     needs_belief = True
+    reads = ()
 
     def priority(self, observation: Observation) -> Scores:
         """The longest path of expected remaining demand from the stage downwards, seconds."""

@@ -26,6 +26,7 @@ class Gittins(PriorityPolicy):
     """
 
     needs_belief = True
+    reads = ("gittins_s",)
 
     def __init__(self, demand: str = "all") -> None:
         self.demand = check_counted(demand)

@@ -128,6 +128,7 @@ class LLMSched(PriorityPolicy):
     """
 
     needs_belief = True
+    reads = ("uncertainty_reduction",)
 
     price = 0.0  # bit; R > 0, as published
 

@@ -37,6 +37,7 @@ class LLMSchedPriced(LLMSched):
     """
 
     needs_belief = True
+    reads = ("uncertainty_reduction",)
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ class ResourceSRTF(PriorityPolicy):
     """
 
     needs_belief = True
+    reads = ()
 
     def priority(self, observation: Observation) -> Scores:
         """Minus the expected remaining work of the job, seconds."""

@@ -20,6 +20,7 @@ class SJF(PriorityPolicy):
     """
 
     needs_belief = True
+    reads = ()
 
     def __init__(self, demand: str = "all") -> None:
         self.demand = check_counted(demand)

@@ -21,6 +21,7 @@ class SRTF(PriorityPolicy):
     """
 
     needs_belief = True
+    reads = ()
 
     def __init__(self, demand: str = "all") -> None:
         self.demand = check_counted(demand)

@@ -29,6 +29,7 @@ class TopologicalUncertainty(PriorityPolicy):
     """
 
     needs_belief = True
+    reads = ()
 
     def priority(self, observation: Observation) -> Scores:
         """The most entropy of placeholders on a path from the stage downwards, bits."""

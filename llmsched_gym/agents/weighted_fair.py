@@ -36,6 +36,7 @@ class WeightedFair(PriorityPolicy):
     """
 
     needs_belief = True
+    reads = ()
 
     def __init__(self, alpha: float = -2.0) -> None:
         try:

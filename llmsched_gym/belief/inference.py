@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from llmsched_gym.belief.evidence import read_stages, set_evidence
-from llmsched_gym.belief.gittins import fill_transforms, gittins_index
+from llmsched_gym.belief.gittins import gittins_index
 from llmsched_gym.belief.networks import (
     ABSENT,
     BAYES,
+    GITTINS,
     NONE,
     ORACLE,
     PRESENT,
     PRIOR,
+    REDUCTION,
     UNDETERMINED,
     Beliefs,
     Networks,
@@ -65,7 +67,6 @@ def compile_profile(
         if name in profile.networks:
             net = select(networks, application)
             fill_prior(net, scratch)
-            fill_transforms(net, scratch)
             for kind in (0, 1):
                 mine = net.stages["kind"] == kind
                 prior, tasks = net.prior[mine, 0], networks.tasks[application, kind]
@@ -84,6 +85,7 @@ def update(
     networks: Networks,
     beliefs: Beliefs,
     mode: int,
+    wanted: int,
 ) -> None:
     """Update the beliefs about every job in ``state.changed``.
 
@@ -93,6 +95,7 @@ def update(
     templates, networks : in the order of the bank's applications.
     beliefs : written. A job's stage rows are computed when evidence came, its sums always.
     mode : ``NONE``, ``PRIOR``, ``BAYES`` or ``ORACLE``.
+    wanted : ``GITTINS``, ``REDUCTION``, their sum or 0. What is not wanted stays as it is, 0.
     """
     if mode == NONE:
         return
@@ -101,9 +104,9 @@ def update(
         if state.jobs[job]["changed"] == STARTED:
             continue  # nothing is learnt from that
         if mode == ORACLE:
-            _reveal_truth(state, templates, beliefs, job)
+            _reveal_truth(state, templates, beliefs, job, wanted)
         else:
-            _update_job(state, templates, networks, beliefs, job, mode)
+            _update_job(state, templates, networks, beliefs, job, mode, wanted)
 
 
 @kernel
@@ -114,6 +117,7 @@ def _update_job(
     beliefs: Beliefs,
     job: int,
     mode: int,
+    wanted: int,
 ) -> None:
     application = state.jobs[job]["application"]
     net, scratch = select(networks, application), beliefs.scratch
@@ -133,7 +137,7 @@ def _update_job(
             _describe_stages(net, scratch, stages)
     elif evidence:
         _recall_prior(net, scratch, stages)
-    if evidence:
+    if evidence and wanted & REDUCTION:
         base = templates.first[application]
         _reduce_ready(state, templates, net, scratch, stages, base, mode)
     _sum_stages(net, scratch, stages, row)
@@ -143,7 +147,8 @@ def _update_job(
         _add_prior_variances(net, scratch, row)
     if row["skipped"] > 0:
         _add_skipped(state, networks.tasks[application], net, templates, row, job)
-    row["gittins_s"] = gittins_index(net, scratch, row, stages, mode)
+    if wanted & GITTINS:
+        row["gittins_s"] = gittins_index(net, scratch, row, stages, mode)
 
 
 @kernel
@@ -308,7 +313,7 @@ def _add_skipped(
 
 @kernel
 def _reveal_truth(
-    state: ClusterState, templates: TemplateTable, beliefs: Beliefs, job: int
+    state: ClusterState, templates: TemplateTable, beliefs: Beliefs, job: int, wanted: int
 ) -> None:
     """What really remains of a job, without uncertainty: the clairvoyant belief."""
     base = templates.first[state.jobs[job]["application"]]
@@ -347,4 +352,5 @@ def _reveal_truth(
                 out[c]["work_s"] = work
     row["low_llm_s"] = row["high_llm_s"] = row["llm_s"]
     row["low_regular_s"] = row["high_regular_s"] = row["regular_s"]
-    row["gittins_s"] = row["llm_s"] + row["regular_s"]
+    if wanted & GITTINS:
+        row["gittins_s"] = row["llm_s"] + row["regular_s"]

@@ -27,6 +27,7 @@ FloatArray = NDArray[np.float64]
 Table = NDArray[np.void]
 
 NONE, PRIOR, BAYES, ORACLE = 0, 1, 2, 3  # modes: what beliefs are made of
+GITTINS, REDUCTION = 1, 2  # bits: what takes so long that it is worked out only if it is wanted
 
 UNDETERMINED, PRESENT, COMPLETE, ABSENT, UNKNOWN = 0, 1, 2, 3, 4  # status of a stage
 
@@ -38,7 +39,7 @@ BELIEF_STAGE = np.dtype(
         ("entropy_bits", np.float64),  # of its demand variable, "absent" included
         ("low_s", np.float64),  # quantiles of its whole demand
         ("high_s", np.float64),
-        ("reduction", np.float64),  # R, bit s; 0 unless the stage is ready
+        ("reduction", np.float64),  # R, bit s; 0 unless it is wanted, and the stage is ready
     ]
 )
 
@@ -57,7 +58,7 @@ BELIEF_JOB = np.dtype(
         ("low_regular_s", np.float64),
         ("high_llm_s", np.float64),
         ("high_regular_s", np.float64),
-        ("gittins_s", np.float64),  # Gittins index of what remains
+        ("gittins_s", np.float64),  # Gittins index of what remains; 0 unless it is wanted
         ("skipped", np.int64),  # visible stages that no past job had
         ("clamped", np.int64),  # values that no past job had, taken as the nearest
     ]
@@ -132,6 +133,7 @@ VARIABLE = np.dtype(
         ("stage", np.int64),  # whose demand it is, -1 for a fan-out or a prompt
         ("parent", np.int64),  # the bucket it hangs on, -1 for a root
         ("row", np.int64),  # first row of its bucket: a row is a state of the separator
+        ("number", np.int64),  # the same, counted over all applications
         ("num_rows", np.int64),
         ("entry", np.int64),  # first entry of its bucket: a row and a state of the variable
         ("separator", np.int64),
@@ -160,7 +162,7 @@ VARIABLE_STATE = np.dtype(
         ("count", np.int64),  # rows that evidence leaves possible
         ("root", np.int64),  # 1: only one, so that the bucket hangs on nothing any more
         ("component", np.int64),  # the root of the tree it is in
-        ("mark", np.int64),  # 1: between the variables of a question, 2: one of them
+        ("mark", np.int64),  # 1: between the variables of a question, 2: one of them; see gittins
         ("asked", np.int64),  # how many of them are in or below the bucket
         ("size", np.int64),  # how many states they have together
         ("axis", np.int64),  # stride of the states of the one asked about
@@ -168,12 +170,15 @@ VARIABLE_STATE = np.dtype(
     ]
 )
 
-MOST_ROWS = 1 << 20  # of all networks, 6 KiB each
+CASE = np.dtype([("p", np.float64), ("one", np.int64), ("other", np.int64)])  # rows of transforms
+
+MOST_ROWS = 1 << 20  # of all networks, a KiB each
 MESSAGES = 1 << 18  # floats for the messages of one mutual information
 
 # Distributions of what remains, for the Gittins index. They are kept as generating functions
 # E[z^(X / step)], which independent parts multiply and mixtures add up, at points z on a circle.
 GRID = 128  # grid points 0, step, 2 step, ...
+KEPT = 2048  # transforms that a scratch keeps from update to update
 LEVELS = 6  # of steps, each twice the one before: the last reaches the most a job may take
 DECAY = 1e-6  # |z|^GRID, the weight with which what is beyond the grid is mistaken for what is not
 
@@ -194,11 +199,10 @@ class Networks(NamedTuple):
     variables: Table  # VARIABLE [V]
     table: FloatArray  # [entries] P(variable | separator) without evidence below
     moments: FloatArray  # [rows, 5] of the demand in and below a bucket, without evidence
-    transforms: FloatArray  # [rows * LEVELS, 2, GRID / 2] its generating function, Re and Im
     steps: FloatArray  # [A, LEVELS] s
     powers: FloatArray  # [GRID + 1, 2, GRID / 2] z^0, z^1, ...: of a value on the grid
-    waves: FloatArray  # [2, GRID / 2, GRID / 2 + 1] cosines, sines: from a generating function
-    scale: FloatArray  # [GRID] ... back to probabilities
+    waves: FloatArray  # [2, 2, 8, 8] cosines, sines: from a generating function
+    back: FloatArray  # [2, 2, GRID / 2] ... back to probabilities
     marginal: FloatArray  # [C, most states] of the demand before any evidence
     means: FloatArray  # [C, most states] demand given its state alone, s
     separators: Table  # SEPARATOR
@@ -211,7 +215,6 @@ class Networks(NamedTuple):
 def select(networks: Networks, application: int) -> Networks:
     """One application's part of every table."""
     start, end = networks.applications[application], networks.applications[application + 1]
-    levels = networks.steps.shape[1]
     return Networks(
         settings=networks.settings,
         applications=networks.applications,
@@ -223,11 +226,10 @@ def select(networks: Networks, application: int) -> Networks:
         variables=networks.variables[start["variables"] : end["variables"]],
         table=networks.table[start["entries"] : end["entries"]],
         moments=networks.moments[start["rows"] : end["rows"]],
-        transforms=networks.transforms[start["rows"] * levels : end["rows"] * levels],
         steps=networks.steps[application : application + 1],
         powers=networks.powers,
         waves=networks.waves,
-        scale=networks.scale,
+        back=networks.back,
         marginal=networks.marginal[start["stages"] : end["stages"]],
         means=networks.means[start["stages"] : end["stages"]],
         separators=networks.separators[start["separators"] : end["separators"]],
@@ -248,10 +250,11 @@ class Scratch(NamedTuple):
     likelihood: FloatArray  # [rows] P(evidence in and below | separator), scaled
     weight: FloatArray  # [rows] P(separator | evidence)
     moments: FloatArray  # [rows, 5] of what remains in and below the bucket
-    transforms: FloatArray  # [rows, 2, GRID / 2] its generating function
-    transform: FloatArray  # [2, GRID / 2] that of what remains of the job
-    factor: FloatArray  # [2, GRID / 2]
-    sums: FloatArray  # [2, GRID / 2 + 1]
+    transforms: FloatArray  # [rows and more, 2, GRID / 2] its generating function, Re and Im
+    cases: Table  # CASE [most states] what one row of a bucket is a mixture of
+    kept: FloatArray  # [KEPT, 2, GRID / 2] of rows without evidence below, from earlier updates
+    kept_of: IntArray  # [KEPT] their numbers among those of all applications and levels, or -1
+    waves: FloatArray  # [2, GRID / 2] between generating function and probabilities
     mass: FloatArray  # [GRID] probabilities
     marginal: FloatArray  # [variables, most states]
     means: FloatArray  # [stages, most states] demand given its state, s
@@ -278,7 +281,7 @@ def flatten(
     """Flat tables of the networks of the given applications, in that order.
 
     Without ``rates`` work is demand at batch size 1. What inference computes without evidence
-    (priors, marginals, transforms) is still zero.
+    (priors, marginals) is still zero.
 
     Raises
     ------
@@ -304,7 +307,7 @@ def flatten(
     ]
     moments = joined("rows", np.zeros((0, 5)))
     _check_rows(len(moments), len(bins))
-    powers, waves, scale = _circle()
+    powers, waves, back = _circle()
     return Networks(
         settings=_settings_table(profile.settings),
         applications=starts,
@@ -313,14 +316,13 @@ def flatten(
         prior=np.zeros((len(bins), 2), BELIEF_STAGE),
         bins=bins,
         cells=_padded([row for part in parts for row in part["cells"]], width),
-        variables=joined("variables", np.zeros(0, VARIABLE)),
+        variables=_numbered(joined("variables", np.zeros(0, VARIABLE)), starts),
         table=joined("entries", np.zeros(0)),
         moments=moments,
-        transforms=np.zeros((len(moments) * LEVELS, 2, GRID // 2)),
         steps=_steps(np.array(most_s)),
         powers=powers,
         waves=waves,
-        scale=scale,
+        back=back,
         marginal=np.zeros((len(bins), width)),
         means=np.zeros((len(bins), width)),
         separators=joined("separators", np.zeros(0, SEPARATOR)),
@@ -343,6 +345,13 @@ def _starts(known: Sequence[bool], parts: Sequence[dict[str, Any]]) -> Table:
         lengths[np.array(known, bool)] = [len(part[field]) for part in parts]
         starts[field][1:] = np.cumsum(lengths)
     return starts
+
+
+def _numbered(variables: Table, starts: Table) -> Table:
+    """The variables, with the rows of all applications counted."""
+    first = np.repeat(starts["rows"][:-1], np.diff(starts["variables"]))
+    variables["number"] = variables["row"] + first
+    return variables
 
 
 def _check_rows(rows: int, stages: int) -> None:
@@ -401,19 +410,28 @@ def _steps(most_s: FloatArray) -> FloatArray:
 
 
 def _circle() -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The tables ``powers``, ``waves`` and ``scale`` of :class:`Networks`.
+    """The tables ``powers``, ``waves`` and ``back`` of :class:`Networks`.
 
     A generating function ``sum_j p_j z^j`` is kept at ``z = r exp(-i angle)``, where the angles
-    are odd multiples of ``pi / GRID`` and ``r^GRID = DECAY``; the conjugates complete the circle.
-    Fourier's sum over it gives ``p_j - DECAY p_(j + GRID) + ...`` back.
+    are 3, 7, 11, ... times ``pi / GRID`` and ``r^GRID = DECAY``; the conjugates complete the circle
+    of odd multiples. Fourier's sum over it gives ``p_j - DECAY p_(j + GRID) + ...`` back.
+
+    Over these 64 = 8 x 8 points alone it is a complex sum whose real part is the first half of the
+    probabilities, and the imaginary part the second. It is made of two steps of 8 points:
+    ``waves`` are the factors of both, and those between them; ``back`` turns by the 3, and undoes
+    r.
     """
-    angle = np.pi * (2 * np.arange(GRID // 2) + 1) / GRID
+    angle = np.pi * (4 * np.arange(GRID // 2) + 3) / GRID
     power = np.arange(GRID + 1)
     size = DECAY ** (power / GRID)
     turn = np.outer(power, angle)
     powers = size[:, None, None] * np.stack([np.cos(turn), -np.sin(turn)], axis=1)
-    back = np.outer(angle, power[: GRID // 2 + 1])
-    return powers, np.stack([np.cos(back), np.sin(back)]), 2 / GRID / size[:GRID]
+    eighths = np.outer(np.arange(8), np.arange(8)) * 2 * np.pi / 8
+    waves = np.array([[np.cos(wave), np.sin(wave)] for wave in (eighths, eighths / 8)])
+    more = 3 * np.pi / GRID * np.arange(GRID // 2)
+    scale = (2 / GRID / size[:GRID]).reshape(2, 1, GRID // 2)
+    back = scale * np.array([[np.cos(more), -np.sin(more)], [np.sin(more), np.cos(more)]])
+    return powers, waves, back
 
 
 def _padded(rows: list[FloatArray], width: int) -> FloatArray:
@@ -622,10 +640,11 @@ def new_scratch(networks: Networks) -> Scratch:
         likelihood=np.zeros(most["rows"]),
         weight=np.zeros(most["rows"]),
         moments=np.zeros((most["rows"], 5)),
-        transforms=np.zeros((most["rows"], 2, GRID // 2)),
-        transform=np.zeros((2, GRID // 2)),
-        factor=np.zeros((2, GRID // 2)),
-        sums=np.zeros((2, GRID // 2 + 1)),
+        transforms=_transforms(most["rows"] + 2 * width + 2),
+        cases=np.zeros(width, CASE),
+        kept=np.zeros((KEPT, 2, GRID // 2)),
+        kept_of=np.full(KEPT, -1),
+        waves=np.zeros((2, GRID // 2)),
         mass=np.zeros(GRID),
         marginal=np.zeros((most["variables"], width)),
         means=np.zeros((most["stages"], width)),
@@ -635,3 +654,10 @@ def new_scratch(networks: Networks) -> Scratch:
         messages=np.zeros(MESSAGES),
         product=np.zeros(MESSAGES),
     )
+
+
+def _transforms(count: int) -> FloatArray:
+    """Zeros, the last but one that of 0 seconds."""
+    table = np.zeros((count, 2, GRID // 2))
+    table[-2, 0] = 1.0
+    return table

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from llmsched_gym.belief.logarithm import entropy
 from llmsched_gym.belief.networks import (
     PRESENT,
     UNDETERMINED,
@@ -151,10 +152,12 @@ def _message(net: Networks, scratch: Scratch, v: int, x: int, used: int, asked: 
     if end > len(messages):
         return -1
     here["asked"], here["size"], here["axis"], here["message"] = below, size, axis, used
-    for q in range(used, end):
-        messages[q] = 0.0
     for i in range(here["count"]):
         row = rows[own["row"] + i]
+        if i == 0 or not top:  # impossible rows are never read
+            out = used if top else used + row * size
+            for q in range(out, out + size):
+                messages[q] = 0.0
         for state in range(here["low"], here["high"] + 1):
             entry = row * states + state
             p = conditional[own["entry"] + entry]
@@ -213,25 +216,27 @@ def _add_product(
 def _joint_information(scratch: Scratch, v: int, x: int) -> float:
     """I(X; the other variables asked about) from the joint distribution at a bucket."""
     here, asked = scratch.variables[v], scratch.variables[x]
-    joint, alone = scratch.messages, scratch.product
-    start, size, axis = here["message"], here["size"], here["axis"]
-    states = asked["high"] - asked["low"] + 1
+    size, axis, states = here["size"], here["axis"], asked["high"] - asked["low"] + 1
+    joint = scratch.messages[here["message"] : here["message"] + size]
+    alone, others = scratch.product[:states], scratch.product[states : states + size // states]
     for state in range(states):
         alone[state] = 0.0
-    information = total = 0.0
-    for block in range(start, start + size, axis * states):
-        for rest in range(axis):
-            others = 0.0
-            for state in range(states):
-                p = joint[block + state * axis + rest]
-                others += p
-                alone[state] += p
-                information -= _plogp(p)
-            information += _plogp(others)
-            total += others
+    for rest in range(len(others)):
+        others[rest] = 0.0
+    for block in range(size // (axis * states)):
+        for state in range(states):
+            total = 0.0
+            first = (block * states + state) * axis
+            for rest in range(axis):
+                p = joint[first + rest]
+                others[block * axis + rest] += p
+                total += p
+            alone[state] += total
+    total = 0.0
+    for state in range(states):
+        total += alone[state]
     if not total > 0.0:
         return 0.0
-    for state in range(states):
-        information += _plogp(alone[state])
+    information = entropy(alone) + entropy(others) - entropy(joint)
     # With a total of t instead of 1 this sum is t (I - log2 t).
     return max(0.0, information / total + math.log2(total))

@@ -36,6 +36,7 @@ def advance_many(
     job_beliefs,
     scratch,
     mode,
+    wanted,
     shown,
     todo,
     stages,
@@ -52,7 +53,7 @@ def advance_many(
     ----------
     states, stage_beliefs, job_beliefs, shown, used, out :
         as :func:`update` and :func:`observe` take them, with a leading dimension of C clusters.
-    templates, networks, mode : as :func:`update` takes them; without networks no beliefs.
+    templates, networks, mode, wanted : as :func:`update` takes them; without networks no beliefs.
     scratch : working space of this thread.
     todo : int64 [C], LEAVE, STEP or BEGIN.
     stages : int64 [C], what to dispatch, see :func:`step`.
@@ -70,7 +71,7 @@ def advance_many(
             status[i] = start(state)
         if networks is not None:
             beliefs = Beliefs(stage_beliefs[i], job_beliefs[i], scratch)
-            update(state, templates, networks, beliefs, mode)
+            update(state, templates, networks, beliefs, mode, wanted)
         observe(
             state,
             templates,

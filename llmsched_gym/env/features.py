@@ -69,6 +69,8 @@ CLUSTER_FEATURES = (
     Feature("regular_free", "executors", "idle"),
     Feature("batch_slowdown", "ratio", "l(b now) / l(1), mean over the busy engines"),
 )
+# They take so long to work out that an environment shows 0 there if nobody wants them.
+COSTLY = "gittins_s", "uncertainty_reduction"
 STAGE = {feature.name: column for column, feature in enumerate(STAGE_FEATURES)}
 JOB = {feature.name: column for column, feature in enumerate(JOB_FEATURES)}
 CLUSTER = {feature.name: column for column, feature in enumerate(CLUSTER_FEATURES)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,17 @@ from gymnasium import spaces
 
 from llmsched_gym.belief.fitting import load_or_fit
 from llmsched_gym.belief.inference import compile_profile
-from llmsched_gym.belief.networks import BAYES, BELIEF_JOB, BELIEF_STAGE, NONE, ORACLE, PRIOR, Table
+from llmsched_gym.belief.networks import (
+    BAYES,
+    BELIEF_JOB,
+    BELIEF_STAGE,
+    GITTINS,
+    NONE,
+    ORACLE,
+    PRIOR,
+    REDUCTION,
+    Table,
+)
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.belief.work import work_rates
 from llmsched_gym.checks import is_positive, is_whole
@@ -21,8 +31,9 @@ from llmsched_gym.cluster.limits import fitted
 from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.cluster.state import ClusterState, new_state
 from llmsched_gym.cluster.ticks import LAST_ARRIVAL_S, TICKS_PER_SECOND
-from llmsched_gym.env.features import observation_space
+from llmsched_gym.env.features import COSTLY, observation_space
 from llmsched_gym.env.reward import Custom, Jobs, Reward, Step, reward_of
+from llmsched_gym.errors import nearest
 from llmsched_gym.workload.arrivals import InterruptedPoisson, Poisson, Recorded
 from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import Workload, arrival_rate, make_workload
@@ -38,6 +49,7 @@ MOST_ROWS = 10_000_000  # of a table of an observation: half a gigabyte
 SPANS_KNOWN = (Poisson, InterruptedPoisson, Recorded)
 REWARDED = "now", "job_seconds", "finished"  # of CLOCK: what rewards are made of
 Clocks = Sequence[Any]  # these three
+WANTED = dict(zip(COSTLY, (GITTINS, REDUCTION), strict=True))
 BELIEFS = {"none": NONE, "prior": PRIOR, "bayes": BAYES, "oracle": ORACLE}
 
 
@@ -49,6 +61,7 @@ class Scenario:
     workload, cluster, num_jobs, time_limit, max_jobs, max_stages : the options, resolved.
     rate : jobs per second.
     belief, mode : the name of the belief, and its number in ``belief.inference``.
+    wanted : the costly columns that are wanted, as ``belief.inference`` takes them.
     reward : a function of ``env.reward.Step``.
     empty : how long the jobs of the bank take alone, for rewards.
     templates, canonical : the stages of the bank's jobs as past jobs showed them.
@@ -69,6 +82,7 @@ class Scenario:
         arrival_rate: float | None = None,
         belief: str = "bayes",
         belief_settings: BeliefSettings | None = None,
+        columns: Sequence[str] | None = None,
         reward: str | Reward = "jct",
         max_jobs: int | None = None,
         max_stages: int | None = None,
@@ -82,6 +96,7 @@ class Scenario:
         self.num_jobs = int(num_jobs)
         self.time_limit = None if time_limit is None else float(time_limit)
         self.belief, self.mode = belief, BELIEFS[belief]
+        self.wanted = wanted_of(columns)
         self.reward = reward_of(reward)
         self._offered = f"load: {load}" if arrival_rate is None else f"arrival_rate: {arrival_rate}"
         self.rate = self._rate(float(load)) if arrival_rate is None else float(arrival_rate)
@@ -252,6 +267,27 @@ def _check_time_limit(time_limit: Any) -> None:
         raise ValueError(f"time_limit: {time_limit!r} is not a positive time in seconds")
 
 
+def wanted_of(columns: Any) -> int:
+    """Those of ``COSTLY`` that are wanted, as ``belief.inference`` takes them; None is all.
+
+    Raises
+    ------
+    ValueError
+        for anything but None and a sequence of such names.
+    """
+    if columns is None:
+        return sum(WANTED.values())
+    if isinstance(columns, str) or not isinstance(columns, Iterable):
+        raise ValueError(f"columns: {columns!r} is no list of names, such as {list(COSTLY)}")
+    wanted = 0
+    for name in columns:
+        if not isinstance(name, str) or name not in WANTED:
+            hint = nearest(str(name), COSTLY)
+            raise ValueError(f"columns: unknown {name!r}{hint}, choose from {', '.join(COSTLY)}")
+        wanted |= WANTED[name]
+    return wanted
+
+
 def episode_options(options: Any, *others: str) -> float | None:
     """The time limit in the options of a reset, seconds, or None.
 
@@ -265,7 +301,8 @@ def episode_options(options: Any, *others: str) -> float | None:
     options = options or {}
     for name in options:
         if name not in ("time_limit", *others):
-            raise ValueError(f"options: unknown {name!r}, a reset takes time_limit")
+            valid = ", ".join(("time_limit", *others))
+            raise ValueError(f"options: unknown {name!r}, a reset takes {valid}")
     limit = options.get("time_limit")
     _check_time_limit(limit)
     return None if limit is None else float(limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -24,7 +24,14 @@ from llmsched_gym.env.driver import Driver, Simulated
 from llmsched_gym.env.outcome import episode_metrics, job_table
 from llmsched_gym.env.pictures import Pictures
 from llmsched_gym.env.reward import Reward
-from llmsched_gym.env.scenario import REWARDED, Scenario, check_flag, episode_options, seed_of
+from llmsched_gym.env.scenario import (
+    REWARDED,
+    Scenario,
+    check_flag,
+    episode_options,
+    seed_of,
+    wanted_of,
+)
 from llmsched_gym.env.view import Seen, View, look
 from llmsched_gym.rendering.modes import RENDER_FPS, RENDER_MODES, check_render_mode, render
 from llmsched_gym.workload.bank import JobBank
@@ -60,6 +67,8 @@ class LLMSchedEnv(Pictures, gymnasium.Env[dict[str, NDArray[Any]], int]):
     arrival_rate : jobs per second, or None.
     belief : "none", "prior", "bayes" or "oracle": what the observation says about hidden demand.
     belief_settings : how networks are fitted and read.
+    columns : which of the costly columns of the observation are worked out, a list with any of
+        "gittins_s" and "uncertainty_reduction"; the others are 0. None: both.
     reward : "jct", "makespan", "completions", "slowdown", "slo" or "slo:FACTOR"; a function of a
         ``Step``, or its "module:function". See ``env.reward`` for what each of them is.
     max_jobs, max_stages : rows of the observation; None is a size that cannot overflow. With
@@ -92,6 +101,7 @@ class LLMSchedEnv(Pictures, gymnasium.Env[dict[str, NDArray[Any]], int]):
         arrival_rate: float | None = None,
         belief: str = "bayes",
         belief_settings: BeliefSettings | None = None,
+        columns: Sequence[str] | None = None,
         reward: str | Reward = "jct",
         max_jobs: int | None = None,
         max_stages: int | None = None,
@@ -109,6 +119,7 @@ class LLMSchedEnv(Pictures, gymnasium.Env[dict[str, NDArray[Any]], int]):
             arrival_rate=arrival_rate,
             belief=belief,
             belief_settings=belief_settings,
+            columns=columns,
             reward=reward,
             max_jobs=max_jobs,
             max_stages=max_stages,
@@ -159,17 +170,21 @@ class LLMSchedEnv(Pictures, gymnasium.Env[dict[str, NDArray[Any]], int]):
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Draw a new episode; the seed determines its jobs and their arrivals.
 
-        ``options={"time_limit": seconds}`` truncates this one episode.
+        Options of this one episode are ``time_limit``, seconds after which it is truncated, and
+        ``columns``, instead of those of the environment.
 
         Raises
         ------
         ValueError
-            for any other option, and for a seed that is not a whole number of at least 0.
+            for any other option, a bad value of one, and a seed that is not a whole number of at
+            least 0.
         """
-        limit = episode_options(options)
+        limit = episode_options(options, "columns")
+        columns = (options or {}).get("columns")
+        wanted = self.scenario.wanted if columns is None else wanted_of(columns)
         super().reset(seed=seed_of(seed))
         self._state = self.scenario.draw(self.np_random, limit)
-        self._view = View(self.scenario, self._state, self._recording)
+        self._view = View(self.scenario, self._state, wanted, self._recording)
         self._steps, self._last_step = 0, _steps_allowed(self)
         self._status = self._driver.start(self._state)
         return self._observe(), self._info()
@@ -255,7 +270,8 @@ class LLMSchedEnv(Pictures, gymnasium.Env[dict[str, NDArray[Any]], int]):
 
         Nothing changes by looking: ``state`` may be any state of an episode of this environment.
         """
-        return look(self.scenario, self.state if state is None else state)._asdict()
+        wanted = self.scenario.wanted if self._state is None else self._view.wanted
+        return look(self.scenario, self.state if state is None else state, wanted)._asdict()
 
     def snapshot(self) -> Snapshot:
         """The present moment, to come back to with :meth:`restore` as often as need be.

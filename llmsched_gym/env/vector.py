@@ -391,6 +391,7 @@ class LLMSchedVectorEnv(VectorEnv[dict[str, NDArray[Any]], NDArray[np.int64], ND
             self._job_beliefs,
             self._scratches[thread],
             self.scenario.mode,
+            self.scenario.wanted,
             self._shown,
             todo,
             stages,

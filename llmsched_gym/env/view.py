@@ -33,6 +33,7 @@ class Seen(NamedTuple):
     job_beliefs: Table
     shown: Shown
     used: NDArray[np.int64]
+    wanted: int
     history: tuple[Believed, ...] | None = None
 
 
@@ -43,6 +44,7 @@ class View:
     ----------
     scenario : what the episode was drawn from.
     state : of the cluster.
+    wanted : the costly columns that are wanted, as ``belief.inference`` takes them.
 
     Attributes
     ----------
@@ -53,8 +55,10 @@ class View:
         Nothing in it ever changes, so copies share it.
     """
 
-    def __init__(self, scenario: Scenario, state: ClusterState, recording: bool = False) -> None:
-        self.scenario = scenario
+    def __init__(
+        self, scenario: Scenario, state: ClusterState, wanted: int, recording: bool = False
+    ) -> None:
+        self.scenario, self.wanted = scenario, wanted
         self.stage_beliefs, self.job_beliefs = scenario.new_beliefs()
         self.shown = new_shown(
             scenario.max_stages,
@@ -89,11 +93,13 @@ class View:
         view = cls.__new__(cls)
         view.scenario, view._scratch = scenario, scratch
         seen = view._copied(seen)
-        view.stage_beliefs, view.job_beliefs, view.shown, view.used, view.history = seen
+        view.stage_beliefs, view.job_beliefs, view.shown, view.used = seen[:4]
+        view.wanted, view.history = seen.wanted, seen.history
         return view
 
     def _seen(self) -> Seen:
-        return Seen(self.stage_beliefs, self.job_beliefs, self.shown, self.used, self.history)
+        beliefs = self.stage_beliefs, self.job_beliefs
+        return Seen(*beliefs, self.shown, self.used, self.wanted, self.history)
 
     def _copied(self, seen: Seen) -> Seen:
         if self.scenario.networks is not None:  # without them nothing is ever believed
@@ -130,7 +136,8 @@ class View:
         scenario = self.scenario
         if scenario.networks is not None:
             beliefs = Beliefs(self.stage_beliefs, self.job_beliefs, self.scratch)
-            update(state, scenario.templates, scenario.networks, beliefs, scenario.mode)
+            believing = scenario.templates, scenario.networks, beliefs, scenario.mode
+            update(state, *believing, self.wanted)
 
     def show(self, state: ClusterState, asked: bool) -> Observation:
         """The observation of a state; afterwards no job of it counts as changed."""
@@ -150,11 +157,11 @@ class View:
         return out
 
 
-def look(scenario: Scenario, state: ClusterState, asked: bool = True) -> Observation:
+def look(scenario: Scenario, state: ClusterState, wanted: int, asked: bool = True) -> Observation:
     """The observation of a state as if nobody had looked before; the state stays as it is."""
     state = copy_state(state)
     arrived = int(state.clock["arrived"][0])
     state.jobs["changed"][:arrived] = EVIDENCE
     state.changed[:arrived] = np.arange(arrived)
     state.clock["changed"][0] = arrived
-    return View(scenario, state).observe(state, asked)
+    return View(scenario, state, wanted).observe(state, asked)

@@ -82,7 +82,7 @@ def play(env: LLMSchedEnv, policy: Policy, label: str, seed: int, number: int) -
 def _play(env: LLMSchedEnv, policy: Policy, who: str, seed: int) -> tuple[int, float]:
     """The number of decisions, and the mean wall-clock microseconds of one."""
     try:
-        observation, _ = env.reset(seed=seed)
+        observation, _ = env.reset(seed=seed, options={"columns": policy.reads})
     except ValueError as error:  # arrivals that span more time than the simulator can count
         slow = f"at {env.rate:g} jobs/s, which the load or arrival_rate asks for"
         raise InputError(f"{one_line(error)} ({slow})") from error

@@ -68,7 +68,7 @@ class TestbedEnv(LLMSchedEnv):
             tokens = self.bank.prompt_tokens + self.bank.output_tokens
             asyncio.run(check_servers(self.servers, int(tokens.max())))
             state = self.scenario.draw(np.random.default_rng(0), None)
-            look(self.scenario, state)
+            look(self.scenario, state, self.scenario.wanted)
             self._live.warm_up(state)
             self._ready = True
         return super().reset(seed=seed, options=options)

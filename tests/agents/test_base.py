@@ -221,6 +221,29 @@ def test_what_a_class_says_of_beliefs_holds_for_itself_alone() -> None:
     assert type("MyFCFS", (POLICIES["fcfs"],), {})().needs_belief is None
 
 
+def test_what_a_class_says_that_it_reads_holds_for_itself_alone() -> None:
+    class Silent(PriorityPolicy):
+        def priority(self, observation: Observation) -> np.ndarray:  # type: ignore[override]
+            return stage_feature(observation, "demand_s")
+
+    class Plain(Silent):
+        reads = ()
+
+    class Curious(Plain):
+        """It may read more than the one above."""
+
+    class Indifferent(Silent):
+        needs_belief = False
+
+    class Sure(Indifferent):
+        needs_belief = True
+
+    told = [one.reads for one in (Silent, Plain, Curious, Indifferent, Sure)]
+    assert told == [None, (), None, (), None]
+    assert all(policy.reads is not None for policy in POLICIES.values())
+    assert type("MyGittins", (POLICIES["gittins"],), {})().reads is None
+
+
 def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "POLICIES", {})
     register("mine")(ByDemand)

@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llmsched_gym.belief.inference import compile_profile, update
-from llmsched_gym.belief.networks import BAYES, Beliefs, Networks, new_beliefs
+from llmsched_gym.belief.networks import (
+    BAYES,
+    GITTINS,
+    REDUCTION,
+    Beliefs,
+    Networks,
+    new_beliefs,
+)
 from llmsched_gym.belief.profile import BeliefProfile, BeliefSettings, Bins, Network, TaskDemand
 from llmsched_gym.belief.work import WorkRates
 from llmsched_gym.cluster.preset import Cluster, load_cluster
@@ -118,7 +125,8 @@ class Believer:
     def update(self) -> Beliefs:
         """Update the beliefs about the jobs that changed."""
         state = self.state
-        update(state, self.templates, self.networks, self.beliefs, self.mode)
+        wanted = GITTINS | REDUCTION
+        update(state, self.templates, self.networks, self.beliefs, self.mode, wanted)
         state.jobs["changed"][:] = 0
         state.clock["changed"][0] = 0
         return self.beliefs

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from llmsched_gym.agents.base import Actions, Observation, Policy, register
 from llmsched_gym.agents.learning.options import MOST_UNITS
 from llmsched_gym.checks import is_whole
+from llmsched_gym.env.features import COSTLY
 from llmsched_gym.errors import MissingExtra
 
 if TYPE_CHECKING:  # torch takes seconds to import, and nobody else needs it
@@ -42,6 +43,7 @@ class Decima(Policy):
     """
 
     needs_belief = True
+    reads = COSTLY
     kind: ClassVar[str] = "decima"  # of its checkpoints
     sizes: ClassVar[Collection[str]] = ("embedding", "head", "hidden")  # that make a network
     shipped: ClassVar[Path] = Path(__file__).parent / "checkpoints"

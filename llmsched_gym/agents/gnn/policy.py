@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llmsched_gym.agents.base import register
 from llmsched_gym.agents.decima.policy import Decima
 from llmsched_gym.agents.gnn.options import SIZES
+from llmsched_gym.env.features import COSTLY
 
 if TYPE_CHECKING:
     from llmsched_gym.agents.gnn.network import GNNetwork
@@ -37,6 +38,7 @@ class GNN(Decima):
         a ValueError, if torch or PyTorch Geometric is not installed.
     """
 
+    reads = COSTLY
     kind = "gnn"
     sizes = SIZES
     shipped = Path(__file__).parent / "checkpoints"

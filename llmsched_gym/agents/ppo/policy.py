@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llmsched_gym.agents.base import register
 from llmsched_gym.agents.decima.policy import Decima
+from llmsched_gym.env.features import COSTLY
 
 
 @register("ppo")
@@ -28,5 +29,6 @@ class PPO(Decima):
         a ValueError, if torch is not installed.
     """
 
+    reads = COSTLY
     kind = "ppo"
     shipped = Path(__file__).parent / "checkpoints"
