@@ -19,19 +19,22 @@ from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.mixes import MIXES, make_workload
 
 LATENCY = load_cluster("a100_llama2_7b").latency
+SETTINGS = BeliefSettings(), BeliefSettings(prompts=False)  # the default, the evidence of the paper
 
 
-def shipped() -> Iterator[tuple[Path, JobBank]]:
-    """The file and the past jobs of each belief that ships."""
+def shipped() -> Iterator[tuple[Path, JobBank, BeliefSettings]]:
+    """The file of each belief that ships, the past jobs that it is of, and how it is fitted."""
     for name in MIXES:
         past = make_workload(name).past
-        yield SHIPPED / f"{fingerprint(past, LATENCY, BeliefSettings())[:16]}.npz", past
+        for settings in SETTINGS:
+            made_from = fingerprint(past, LATENCY, settings)
+            yield SHIPPED / f"{made_from[:16]}.npz", past, settings
 
 
 def main() -> None:
     """Fit them all, then put them in the place of those that are there."""
     fitted: dict[Path, BeliefProfile] = {
-        path: fit_profile(past, LATENCY) for path, past in shipped()
+        path: fit_profile(past, LATENCY, settings) for path, past, settings in shipped()
     }
     SHIPPED.mkdir(exist_ok=True)
     for old in SHIPPED.glob("*.npz"):
