@@ -536,14 +536,15 @@ def _row_map(
 def _reachable(network: Network) -> list[list[int]]:
     """Per stage, those whose demand a directed path leads to from its demand, nearest first.
 
-    Length is counted in steps from stage to stage: a stage's fan-out, its prompt and its demand
-    count as one.
+    Length is counted in steps from stage to stage: a stage's fan-out and its demand count as one.
+    No path leads through prompts: what they tell is seen once they are, whatever ran before.
     """
-    variables = (network.demand, network.fanout, network.prompt)
-    owner = {int(v): s for row in variables for s, v in enumerate(row) if v >= 0}
+    owner = {int(v): s for s, v in enumerate(network.demand)}
+    owner |= {int(v): s for s, v in enumerate(network.fanout) if v >= 0}
     children: list[list[int]] = [[] for _ in network.parents]
     for parent, child in network.edges:
-        children[parent].append(child)
+        if parent in owner and child in owner:
+            children[parent].append(child)
 
     def reached(start: int) -> list[int]:
         distance = {start: 0}

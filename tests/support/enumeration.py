@@ -386,11 +386,11 @@ class Expected:
         """Stages whose demand is reachable from a stage's demand, and the steps between stages."""
         network = self.network
         owner = {int(v): c for c, v in enumerate(network.demand)}
-        for row in (network.fanout, network.prompt):
-            owner |= {int(v): c for c, v in enumerate(row) if v >= 0}
+        owner |= {int(v): c for c, v in enumerate(network.fanout) if v >= 0}
+        edges = [edge for edge in network.edges if owner.keys() >= {*edge}]  # not through prompts
         length = {int(network.demand[stage]): 0}
         for _ in network.states:  # as many rounds as there are variables are enough
-            for parent, child in network.edges:
+            for parent, child in edges:
                 if parent in length:
                     steps = length[parent] + (owner[parent] != owner[child])
                     length[child] = min(steps, length.get(child, steps))
