@@ -44,7 +44,7 @@ from llmsched_gym.workload.template import Template, canonical_stages, fit_templ
 SHIPPED = Path(__file__).with_name("fitted")  # beliefs that come with the package
 LINKED = 128  # stages of an application that may have edges: of more names the most frequent
 SEEN_JOBS = 5  # in which these must be, if there are more names
-MAX_ROWS = 1 << 13  # states of all separators of a network, 6 KiB each
+MAX_ROWS = 1 << 13  # states of all separators of a network
 ALL_ROWS = 1 << 17  # of all networks together, as far as edges make them
 UNSEEN_JOBS = 0.01  # weight of a state that is possible and was never seen
 IMPOSSIBLE_JOBS = 1e-4  # weight of what the template rules out: a round after the last one
