@@ -173,7 +173,7 @@ VARIABLE_STATE = np.dtype(
 CASE = np.dtype([("p", np.float64), ("one", np.int64), ("other", np.int64)])  # rows of transforms
 
 MOST_ROWS = 1 << 20  # of all networks, a KiB each
-MESSAGES = 1 << 18  # floats for the messages of one mutual information
+MESSAGES = 1 << 20  # floats for the messages of one mutual information
 
 # Distributions of what remains, for the Gittins index. They are kept as generating functions
 # E[z^(X / step)], which independent parts multiply and mixtures add up, at points z on a circle.
