@@ -18,6 +18,7 @@ import pytest
 
 from llmsched_gym import metrics
 from llmsched_gym.agents.base import POLICIES, make_policy
+from llmsched_gym.agents.ppo.policy import PPO
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.alone import EmptyCluster
 from llmsched_gym.cluster.preset import load_cluster
@@ -445,10 +446,10 @@ def test_a_job_alone_by_hand() -> None:
 def test_without_torch_the_networks_are_left_out(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(path: Path, kind: str) -> None:
-        raise MissingExtra(f"it needs torch to read a {kind}")
+    def missing(policy: PPO, path: Path) -> None:
+        raise MissingExtra(f"it needs torch to read a {policy.kind}")
 
-    monkeypatch.setattr("llmsched_gym.agents.decima.policy._load", missing)
+    monkeypatch.setattr(PPO, "_load", missing)
     monkeypatch.setattr(figures, "draw_all", lambda folder: None)
     code, out, err = command(
         *("experiment.workloads=[planning]", "experiment.episodes=1", "processes=1"),

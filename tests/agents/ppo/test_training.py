@@ -81,7 +81,7 @@ def test_files_of_a_run(uninterrupted: Path) -> None:
     assert rates == pytest.approx([2e-3, 1.5e-3, 1e-3, 5e-4])
     with (uninterrupted / "held_out.csv").open() as lines:
         held_out = {row["policy"]: float(row["mean_jct_s"]) for row in csv.DictReader(lines)}
-    assert list(held_out) == ["ppo", "fcfs", "sjf", "srtf", "llmsched"]
+    assert list(held_out) == ["ppo", "fcfs", "sjf", "srtf", "llmsched", "resource_srtf"]
     assert held_out["ppo"] == min(float(row["jct_s"]) for row in table if row["jct_s"])
 
 
