@@ -206,7 +206,7 @@ def table(found: Sequence[Score], policy: str) -> Table:
     title = plain(f"{policy} on the suite {SUITE}")
     made = Table(title=title, title_justify="left", box=HORIZONTALS, pad_edge=False)
     made.add_column("scenario", overflow="fold")
-    heads = "SJF, s", "clair-\nvoyant, s", "mean JCT, s\n[95 %]", "x bound", "score\n[95 %]"
+    heads = "SJF, s", "clair-\nvoyant, s", "mean\nJCT, s", "x bound", "score\n[95 %]"
     for head in heads:
         made.add_column(plain(head), justify="right", no_wrap=True)
     for name in names:
@@ -217,7 +217,8 @@ def table(found: Sequence[Score], policy: str) -> Table:
             continue
         least = min(of[name, label].jct.value or 0.0 for label in REFERENCES)
         x_bound = "" if one.x_bound is None else f"{one.x_bound:.2f}"
-        cells = f"{of[name, SJF].jct.value:.1f}", f"{least:.1f}", shown(one.jct), x_bound, score
+        means = (f"{jct or 0.0:.1f}" for jct in (of[name, SJF].jct.value, least, one.jct.value))
+        cells = *means, x_bound, score
         made.add_row(name, *map(plain, cells), end_section=name == names[-2])
     return made
 
