@@ -205,7 +205,7 @@ def _in_use(mask: Any) -> Any:
 
 # Features enter as scale * log(1 + feature), so that most are between 0 and 2 at any load. The
 # three scales of 0 are of what would not hold for other workloads and for longer episodes.
-SCALES = {
+_SCALES = {
     **{"application": 0.0, "time_s": 0.0, "jobs_to_arrive": 0.0},
     **{"is_llm": 1.44, "is_regular": 1.44, "is_dynamic": 1.44, "ready": 1.44, "presence": 1.44},
     **{"prompt_tokens": 0.15, "entropy_bits": 0.7, "batch_slowdown": 1.0},
@@ -303,8 +303,8 @@ class DecimaNetwork(GraphNetwork):
     ) -> None:
         super().__init__()
         self.options = {"embedding": embedding, "hidden": hidden, "head": head}
-        read = {name: len(features) for name, features in _FEATURES.items()} | dict(columns or {})
-        stage, job, cluster = self.columns = read["stages"], read["jobs"], read["cluster"]
+        scales = scales_read(columns)
+        stage, job, cluster = self.columns = columns_of(scales)
         self._demands = [column for column in _DEMANDS if column < job]
         demands = len(self._demands)
         self.parts = (head, 2 * (stage + job), 1)
@@ -321,9 +321,8 @@ class DecimaNetwork(GraphNetwork):
         self.score_job = _Linear(hidden + job + demands, head)
         self.score = _Linear(head, 1)
         self.heads = _Linear(hidden, sum(self.parts))
-        for name, features in _FEATURES.items():
-            scales = scales_of(features[: read[name]], SCALES)
-            self.register_buffer(f"scale_of_{name}", scales, persistent=False)
+        for name, scale in scales.items():
+            self.register_buffer(f"scale_of_{name}", scale, persistent=False)
         self._initialise(np.random.default_rng(seed))
 
     def _initialise(self, rng: np.random.Generator) -> None:
@@ -417,6 +416,22 @@ class DecimaNetwork(GraphNetwork):
 
 _FEATURES = {"stages": STAGE_FEATURES, "jobs": JOB_FEATURES, "cluster": CLUSTER_FEATURES}
 _DEMANDS = [JOB[name] for name in ("demand_s", "demand_llm_s", "work_llm_s", "work_regular_s")]
+
+
+def scales_read(columns: Mapping[str, int] | None) -> dict[str, Tensor]:
+    """What the logarithms of those columns of each table are multiplied by that a network reads.
+
+    They are the first ones, as many as ``columns`` says by table, by default all.
+    """
+    read = {table: len(features) for table, features in _FEATURES.items()} | dict(columns or {})
+    return {
+        table: scales_of(features[: read[table]], _SCALES) for table, features in _FEATURES.items()
+    }
+
+
+def columns_of(scales: Mapping[str, Tensor]) -> tuple[int, int, int]:
+    """How many columns of each table these scales are for: stages, jobs, cluster."""
+    return len(scales["stages"]), len(scales["jobs"]), len(scales["cluster"])
 
 
 def scales_of(features: Sequence[Feature], special: Mapping[str, float]) -> Tensor:

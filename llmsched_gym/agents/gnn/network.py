@@ -18,20 +18,19 @@ from torch_geometric.nn import GATv2Conv, HeteroConv, SAGEConv
 
 from llmsched_gym.agents.decima.network import (
     NEVER,
-    SCALES,
     Decision,
     Graph,
     GraphNetwork,
+    columns_of,
     legal_stages,
     linear_part,
     log_softmax,
-    scales_of,
+    scales_read,
 )
-from llmsched_gym.env.features import CLUSTER_FEATURES, JOB_FEATURES, STAGE, STAGE_FEATURES
+from llmsched_gym.env.features import STAGE
 from llmsched_gym.imports import import_for
 
 NODES = ("stage", "job", "pool")
-FEATURES = {"stages": STAGE_FEATURES, "jobs": JOB_FEATURES, "cluster": CLUSTER_FEATURES}
 EDGES = (
     ("stage", "follows", "stage"),
     ("stage", "of", "job"),
@@ -149,12 +148,12 @@ class GNNetwork(GraphNetwork):
             raise ValueError(f"embedding: {embedding} is not a multiple of {heads} heads")
         self.options = {"embedding": embedding, "hidden": hidden, "head": head}
         self.options |= {"layers": layers, "heads": heads}
-        read = {table: len(features) for table, features in FEATURES.items()} | dict(columns or {})
-        scales = [scales_of(features[: read[t]], SCALES) for t, features in FEATURES.items()]
-        scales[-1] = torch.cat((torch.ones(1), scales[-1]))  # of which pool it is
+        of_table = scales_read(columns)
+        self.columns = columns_of(of_table)
+        pool = torch.cat((torch.ones(1), of_table["cluster"]))  # the first is of which pool it is
+        scales = of_table["stages"], of_table["jobs"], pool
         for kind, scale in zip(NODES, scales, strict=True):
             self.register_buffer(f"{kind}_scale", scale, persistent=False)
-        self.columns = read["stages"], read["jobs"], read["cluster"]
         linear = sum(self.columns[:2])
         self.embed = nn.ModuleDict(
             {
