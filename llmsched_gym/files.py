@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 LOCK = ".lock"  # in a folder that a run writes to, as long as it does
 UNFINISHED = ".unfinished-"  # what folders of files that are not in place yet begin with
@@ -53,21 +53,24 @@ def locked(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / LOCK)  # an interrupt in its making would be told twice: not later
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise FolderInUse(f"another run is writing to {folder}") from None
-        try:
-            _clean(folder)
-            yield
-        finally:
+        _take(lock, folder)
+        _clean(folder)
+        yield
+    finally:
+        if lock.is_locked:
             with suppress(OSError):  # some systems do not remove what is open
                 (folder / LOCK).unlink(missing_ok=True)
             lock.release()
-    finally:
         for one in made:
             with suppress(OSError):  # there is something in it
                 one.rmdir()
+
+
+def _take(lock: BaseFileLock, folder: Path) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FolderInUse(f"another run is writing to {folder}") from None
 
 
 def _clean(folder: Path) -> None:
@@ -93,9 +96,9 @@ def staged(folder: Path) -> Iterator[Path]:
     OSError
         if the files cannot be moved; those that were there are in place then.
     """
-    root = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
+    root = folder / f"{UNFINISHED}{secrets.token_hex(4)}"  # named first: made, it must vanish
     try:
-        (root / "new").mkdir()
+        (root / "new").mkdir(parents=True)
         yield root / "new"
         _put(root, folder)
     finally:

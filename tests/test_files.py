@@ -5,11 +5,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmsched_gym import files
 from llmsched_gym.files import FolderInUse, locked, staged
 
 NAMES = ("a.csv", "b.csv", "deep/c.csv", "summary.json")
@@ -123,6 +125,7 @@ def test_nothing_is_left_of_what_was_not_written(tmp_path: Path) -> None:
 HOLDS = """
 import sys, time
 from pathlib import Path
+from llmsched_gym import files
 from llmsched_gym.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -146,3 +149,34 @@ def test_a_folder_is_for_one_run_until_that_is_dead(tmp_path: Path) -> None:
         with pytest.raises(FolderInUse), locked(folder):
             pass
     assert list(folder.iterdir()) == []
+
+
+def interrupted_at(step: int) -> Callable[..., Any]:
+    """A trace function that raises Ctrl-C before the n-th line that is run of files.py."""
+    steps = 0
+
+    def trace(frame: Any, event: str, _argument: Any) -> Any:
+        nonlocal steps
+        steps += event == "line" and frame.f_code.co_filename == files.__file__
+        if event == "line" and steps == step:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+def test_an_interrupt_before_there_is_a_folder_to_write_to_leaves_nothing(tmp_path: Path) -> None:
+    kept, step, begun = sys.gettrace(), 0, False
+    while not begun:
+        step += 1
+        with suppress(KeyboardInterrupt):
+            sys.settrace(interrupted_at(step))
+            try:
+                with locked(tmp_path / "new/out"), staged(tmp_path / "new/out"):
+                    sys.settrace(None)
+                    begun = True
+            finally:
+                sys.settrace(kept)
+        assert not list(tmp_path.iterdir()), f"interrupted at line {step} of what is run"
+    assert step > 10

@@ -20,7 +20,8 @@ from llmsched_gym.workload.mixes import Workload
 from support.observations import Observation, connected, observation, random_graph, stacked
 
 RIVALS = ("argus", "carbyne", "critical_path", "las", "topological_uncertainty", "weighted_fair")
-DETERMINED = [name for name in sorted(POLICIES) if name not in ("random", "llmsched")]
+DETERMINED = [name for name in sorted(POLICIES) if name != "random"]
+ALWAYS_EXPLORES = {"llmsched": {"epsilon": 1.0}, "llmsched_priced": {"epsilon": 1.0}}  # no coin
 TOKENS_PER_SECOND = 50  # of the preset "constant"
 
 
@@ -365,7 +366,7 @@ def test_no_policy_does_what_is_illegal(seed: int, name: str) -> None:
 def test_a_batch_is_chosen_as_its_members_are(seed: int, name: str) -> None:
     rng = np.random.default_rng(seed)
     members = [random_graph(rng) for _ in range(6)]
-    policy = make_policy(name)
+    policy = make_policy(name, **ALWAYS_EXPLORES.get(name, {}))
     expected = [policy.act(member) for member in members]
     batch = stacked(members)
     assert np.asarray(policy.act(batch)).tolist() == expected
