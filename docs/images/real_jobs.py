@@ -82,7 +82,7 @@ def picture(runs: dict[str, Cells]) -> Figure:
         ]
     )
     figure, axes = new_figure(f"Mean JCT of {POLICY} below that of {PUBLISHED}, %", 4.8)
-    axes.imshow(values, cmap="RdYlGn", vmin=-40, vmax=40, aspect="auto")
+    axes.imshow(values, cmap="BrBG", vmin=-20, vmax=20, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8)
     axes.set_yticks(range(len(workloads)), workloads)
