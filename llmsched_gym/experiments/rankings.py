@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
@@ -134,7 +135,7 @@ def orders(measured: Iterable[Measured]) -> list[Order]:
     return found
 
 
-def ratio(policy: Sequence[float], baseline: Sequence[float]) -> Estimate:
+def ratio(policy: ArrayLike, baseline: ArrayLike) -> Estimate:
     """The policy's mean over the baseline's, with the paired interval; [episodes] each."""
     value, low, high = metrics.reduction(policy, baseline)
     return Estimate(*(None if x is None else 1 - x for x in (value, high, low)))

@@ -128,6 +128,7 @@ def change_of(place: Place) -> tuple[str, str]:
 
 def _changes(given: Any) -> dict[str, Change]:
     """By label, ``unchanged`` first."""
+    given = {} if given is None else given
     if not isinstance(given, dict) or not all(isinstance(one, dict) for one in given.values()):
         raise ValueError("experiment.changes: each needs options such as {past_jobs: 50}")
     changes = {UNCHANGED: Change()}

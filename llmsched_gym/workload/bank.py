@@ -161,6 +161,7 @@ class JobBank:
         prompt: float = 1.0,
         output: float = 1.0,
         duration: float = 1.0,
+        *,
         tokens_option: str | None = None,
     ) -> JobBank:
         """The same jobs with longer or shorter tasks; see :meth:`Workload.scaled`.
