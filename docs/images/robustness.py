@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +40,13 @@ def orders(held: pd.DataFrame) -> str:
     return markdown(["change", *(f"`{one}`" for one in workloads)], rows)
 
 
+def by_place(found: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """The policies of each workload and change, workload by workload."""
+    for workload, part in found.groupby("workload", sort=False):
+        for change, rows in part.groupby("change", sort=False):
+            yield (str(workload), str(change)), rows
+
+
 def per_cent(low: float, value: float, high: float) -> str:
     """Such as "1.5 [1.3, 1.7]"."""
     numbers = [f"{100 * x:.1f}".replace("-0.0", "0.0") for x in (value, low, high)]
@@ -51,7 +58,7 @@ def leads(found: pd.DataFrame) -> str:
     first = found.policy.iloc[0]
     others = [name for name in found.policy.drop_duplicates() if name != first]
     rows = []
-    for (workload, change), part in found.groupby(["workload", "change"], sort=False):
+    for (workload, change), part in by_place(found):
         of = part.set_index("policy")
         mine = of.loc[first]
         cells = [f"`{workload}`", f"`{change}`", f"{mine.mean_jct_s:.1f}"]
@@ -68,7 +75,7 @@ def losses(found: pd.DataFrame) -> str:
     policies = [name for name in found.policy.drop_duplicates() if name != "fcfs"]
     paired = found[found.x_unchanged.notna() & (found.change != "unchanged")]
     rows = []
-    for (workload, change), part in paired.groupby(["workload", "change"], sort=False):
+    for (workload, change), part in by_place(paired):
         of = part.set_index("policy")
         cells = [f"`{workload}`", f"`{change}`"]
         for name in policies:

@@ -231,7 +231,9 @@ def jct_tables(found: Sequence[Standing]) -> Iterator[Table]:
 def order_table(held: Sequence[Order]) -> Table:
     """A row a change, a column a workload: Kendall's tau, and which clear orders hold."""
     workloads = list(dict.fromkeys(one.workload for one in held))
-    made = _table("Kendall's tau to unchanged (clear orders that hold)", workloads)
+    made = _table(
+        "Kendall's tau to unchanged (clear orders that hold / all clear orders)", workloads
+    )
     for change in dict.fromkeys(one.change for one in held):
         mine = (one for one in held if one.change == change)
         made.add_row(plain(change), *(plain(agreement(one)) for one in mine))
@@ -239,9 +241,9 @@ def order_table(held: Sequence[Order]) -> Table:
 
 
 def agreement(one: Order) -> str:
-    """Such as "0.87 (12 of 13)"."""
+    """Such as "0.87 (12/13)"."""
     tau = "-" if one.tau is None else f"{one.tau:.2f}"
-    return f"{tau} ({one.hold} of {one.clear})"
+    return f"{tau} ({one.hold}/{one.clear})"
 
 
 def _table(title: str, heads: Iterable[str]) -> Table:
@@ -289,7 +291,9 @@ def _panel(axes: Axes, found: Sequence[Standing], changes: Sequence[str]) -> Non
         axes.plot(values, at, linestyle="none", label=shown_label(policy, ()), **dots)
     if far_apart([one.x_ruler.value or np.nan for one in found]):
         log_axis(axes.xaxis, axes.set_xscale)
-    axes.axvline(1, color="0.4", linewidth=0.8, zorder=1)
+    left, right = axes.get_xlim()
+    if left < 1 < right:  # far from FCFS the line would leave no room for the marks
+        axes.axvline(1, color="0.4", linewidth=0.8, zorder=1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
@@ -313,7 +317,7 @@ def _print(
     if held:
         output.print(order_table(held))
     turned = (
-        f"{one.workload}, {one.change}: reversed: {_listed(one.reversed)}"
+        f"{one.workload}, {one.change}: the opposite of {_listed(one.reversed)}"
         for one in held
         if one.reversed
     )

@@ -109,14 +109,14 @@ def test_orders_by_hand() -> None:
     assert few.tau == pytest.approx((2 - 1) / 3)
     assert (fast.clear, fast.hold, fast.reversed) == (3, 2, ())
     assert fast.tau == pytest.approx(2 / np.sqrt(3 * 2))
-    assert agreement(few) == "0.33 (2 of 3)"
+    assert agreement(few) == "0.33 (2/3)"
 
 
 def test_where_all_are_alike_there_is_no_tau() -> None:
     alike = [measured(c, p, 9 + NOISE) for c in ("unchanged", "few") for p in ("one", "fcfs")]
     (order,) = orders(alike)
     assert (order.tau, order.clear, order.reversed) == (None, 0, ())
-    assert agreement(order) == "- (0 of 0)"
+    assert agreement(order) == "- (0/0)"
     single = [measured(*key, [mean]) for key, mean in ((("unchanged", "fcfs"), 9.0),)]
     assert standings(single)[0].x_ruler == (1.0, None, None)
 
