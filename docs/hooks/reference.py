@@ -22,7 +22,7 @@ from llmsched_gym.env.outcome import episode_metrics
 from llmsched_gym.env.reward import REWARDS, Jobs
 from llmsched_gym.evaluation import results
 from llmsched_gym.evaluation.belief_quality import BELIEF_COLUMNS
-from llmsched_gym.experiments import scores, tables
+from llmsched_gym.experiments import rankings, scores, tables
 from llmsched_gym.workload.mixes import WORKLOADS
 
 ROOT = Path(__file__).parents[2]
@@ -158,6 +158,10 @@ def _files() -> str:
         "evaluate.py experiment=suite": {
             "episodes.csv": scores.EPISODE_COLUMNS,
             "scores.csv": scores.SCORE_COLUMNS,
+        },
+        "evaluate.py experiment=robustness": {
+            "standings.csv": rankings.STANDING_COLUMNS,
+            "orders.csv": rankings.ORDER_COLUMNS,
         },
         "train.py": {
             "progress.csv (`agent=decima`, `gnn`)": decima.COLUMNS,

@@ -46,6 +46,8 @@ from llmsched_gym.evaluation.comparison import Evaluation
 from llmsched_gym.evaluation.reporting import report
 from llmsched_gym.experiments.cells import Experiment
 from llmsched_gym.experiments.plan import plan
+from llmsched_gym.experiments.rankings import run_robustness
+from llmsched_gym.experiments.robustness import plan_robustness
 from llmsched_gym.experiments.run import run_experiment
 from llmsched_gym.experiments.scores import run_suite
 from llmsched_gym.experiments.suite import plan_suite
@@ -66,6 +68,12 @@ NOT_OF_EXPERIMENTS = {  # and what an experiment has instead
     "max_stages": "observations that show all",
     "animation": "figures of its own",
     "scenario": "experiment.workloads",
+}
+NOT_OF_ROBUSTNESS = NOT_OF_EXPERIMENTS | {
+    **dict.fromkeys(("workload.load", "workload.arrival_rate"), "experiment.load"),
+    **dict.fromkeys(("belief", "belief.name"), "experiment.policies"),
+    "animation": "a picture of its own",
+    "report": "tables and a picture of its own",
 }
 NOT_OF_SUITES = {
     **dict.fromkeys(("scenario", "workload", "cluster"), "experiment.scenarios"),
@@ -106,20 +114,21 @@ def build_experiment(
     try:
         if "testbed" in given:
             raise ValueError("backend: experiments are played in the simulator, not on the testbed")
-        suite = is_suite(given)
+        kind = kind_of(given)
         for name in overridden:
-            instead = _instead(name, suite)
+            instead = _instead(name, kind)
             if instead is not None:
                 raise ValueError(f"{name}: not an option of an experiment, which has {instead}")
         settings = _settings(given)
         belief = belief_of(**options("belief", settings.belief, groups()["belief"]))[1]
         folder = settings.output_dir / "cells"
-        if suite:
+        if kind == "suite":
             policy = one_policy(settings)
             return plan_suite(settings.experiment, policy, belief, settings.seed, folder), settings
         workload = options("workload", settings.workload, groups()["workload"])
         del workload["load"], workload["arrival_rate"]
-        made = plan(
+        make = plan_robustness if kind == "changes" else plan
+        made = make(
             settings.experiment,
             workload,
             cluster_of(**options("cluster", settings.cluster, groups()["cluster"])),
@@ -132,15 +141,17 @@ def build_experiment(
     return made, settings
 
 
-def is_suite(given: dict[str, Any]) -> bool:
-    """Whether the settings are those of ``experiment=suite``."""
-    return isinstance(given.get("experiment"), dict) and "suite" in given["experiment"]
+def kind_of(given: dict[str, Any]) -> str:
+    """The option that only experiments of its kind have: "suite", "changes" or else "loads"."""
+    options = given.get("experiment")
+    found = (kind for kind in ("suite", "changes") if isinstance(options, dict) and kind in options)
+    return next(found, "loads")
 
 
-def _instead(name: str, suite: bool) -> str | None:
+def _instead(name: str, kind: str) -> str | None:
     """What an experiment has in place of an option that it does not have."""
-    if not suite:
-        return NOT_OF_EXPERIMENTS.get(name)
+    if kind != "suite":
+        return (NOT_OF_ROBUSTNESS if kind == "changes" else NOT_OF_EXPERIMENTS).get(name)
     group = name.partition(".")[0]
     whole = group in ("workload", "cluster")  # with all that is below: scenarios have their own
     return NOT_OF_SUITES.get(group if whole else name)
@@ -208,7 +219,8 @@ def experiment(
     """Do a whole experiment, or what is left of it; InputError for bad settings.
 
     What is kept of the settings is ``logged``, if that is given. Returns LLMSched's mean JCT in
-    seconds over the places of the main study; of the suite, what :func:`run_suite` does.
+    seconds over the places of the main study; of the suite, what :func:`run_suite` does, and of
+    the robustness study what :func:`run_robustness` does.
     """
     tell_of_compiling()
     with reading("reading the workloads, fitting the beliefs"):
@@ -217,8 +229,9 @@ def experiment(
     with kept(settings, about):
         where = settings.output_dir, settings.processes or cores(), about
         ray = given["experiment"]["ray"]
-        if is_suite(given):
-            return run_suite(made, *where, ray)
+        kind = kind_of(given)
+        if kind != "loads":
+            return (run_suite if kind == "suite" else run_robustness)(made, *where, ray)
         return run_experiment(made, *where, report=settings.report, ray=ray)
 
 

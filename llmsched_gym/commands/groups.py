@@ -40,6 +40,9 @@ class WorkloadOptions:
     prompt_scale: float = 1.0  # times the prompt tokens of every LLM task
     output_scale: float = 1.0  # times its output tokens
     duration_scale: float = 1.0  # times the seconds of every tool
+    past_jobs: int | None = None  # of each application, that beliefs are fitted on; null: all
+    past_mix: str | None = None  # the generated workload that they are of; null: this one
+    past_token_scale: float = 1.0  # times their tokens, prompts and outputs, and theirs alone
     on_bad_job: str = "error"  # skip: leave out jobs that are malformed or too large, with a note
 
 

@@ -6,7 +6,7 @@ python evaluate.py experiment=paper
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
@@ -95,7 +95,7 @@ def plan(
     options = Options.read(given, "experiment.")
     changed = _ablations(options, belief)
     studies = _studies(options, changed, belief)
-    workloads, notes = _workloads(options.workloads, workload, belief)
+    workloads, notes = workloads_of(options.workloads, workload, belief)
     variants, missing = _compared(options, changed, belief, list(workloads))
     if not all(workload.has_rate for workload in workloads.values()):
         raise ValueError("workload.arrivals: an experiment compares loads, and these have none")
@@ -104,7 +104,7 @@ def plan(
     made_by = fingerprint({variant.policy for variant in played})
     bench = Bench(workloads, cluster, seed, folder, digests, made_by)
     try_out(bench, [Place(name, options.loads[0], cluster.engines) for name in workloads], played)
-    notes = tuple(dict.fromkeys((*notes, *missing, *_left_out(workloads.values(), cluster))))
+    notes = tuple(dict.fromkeys((*notes, *missing, *left_out(workloads.values(), cluster))))
     rows = (*_main_rows(options, bench, variants), *_study_rows(options, bench, studies))
     quality = replace(variant_of(EVALUATED, belief), policy=QUALITY)
     return Experiment(bench, rows, _quality_cells(options, bench, quality), notes)
@@ -215,6 +215,26 @@ def with_options(given: dict[str, Any], what: str, policy: str, belief: BeliefSe
     return variant_of(policy, belief, given)
 
 
+def named_variants(
+    policies: Iterable[Any], belief: BeliefSettings, taken: Collection[str] = ()
+) -> dict[str, Variant]:
+    """The policies of a list by label: names, and names with options.
+
+    ValueError for a label that is there twice, or among those ``taken``.
+    """
+    variants: dict[str, Variant] = {}
+    for one in policies:
+        given = dict(one) if isinstance(one, dict) else {"name": str(one)}
+        name = str(given.pop("name"))
+        label = str(given.pop("label", name))
+        if label in variants or label in taken:
+            raise ValueError(
+                f"experiment.policies: {label!r} is there twice, give each a label of its own"
+            )
+        variants[label] = with_options(given, f"experiment.policies.{label}", name, belief)
+    return variants
+
+
 def _labelled(name: str, changed: dict[str, Variant], belief: BeliefSettings) -> Variant:
     return changed[name] if name in changed else variant_of(name, belief)
 
@@ -272,10 +292,13 @@ def blocks(place: Place, variant: Variant, num_jobs: int, episodes: int) -> tupl
     )
 
 
-def _workloads(
+def workloads_of(
     names: Sequence[Any] | None, options: dict[str, Any], belief: BeliefSettings
 ) -> tuple[dict[str, Workload], tuple[str, ...]]:
-    """The workloads by name, and notes on what is left out."""
+    """The workloads by name, and notes on what is left out.
+
+    Without names, of traces all; ValueError for names that are not there.
+    """
     if options["name"] == "traces":
         return _traced(names, options, belief)
     if not names:
@@ -321,7 +344,7 @@ def _traced(
     return workloads, tuple(notes)
 
 
-def _left_out(workloads: Iterable[Workload], cluster: Cluster) -> Iterator[str]:
+def left_out(workloads: Iterable[Workload], cluster: Cluster) -> Iterator[str]:
     """Notes on the jobs that are too large for the cluster."""
     for workload in workloads:
         yield from fitted(workload, cluster).notes[len(workload.notes) :]

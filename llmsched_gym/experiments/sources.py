@@ -25,7 +25,7 @@ WITHOUT = (  # what does not change what is played
     *(f"evaluation/{name}.py" for name in ("kept", "live", "tables", "verdict", "animation")),
     *(f"evaluation/{name}.py" for name in ("reporting", "report_page", "report_figures")),
     *(f"experiments/{name}.py" for name in ("run", "tables", "figures", "sources")),
-    *(f"experiments/{name}.py" for name in ("scores", "leaderboard")),
+    *(f"experiments/{name}.py" for name in ("scores", "leaderboard", "rankings")),
 )
 INSTALLED = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")}
 

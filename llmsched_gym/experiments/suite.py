@@ -14,7 +14,7 @@ from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.env.named import PRESET, SCENARIOS, SUITE
 from llmsched_gym.evaluation.results import OWN_REFERENCE, REFERENCE, REFERENCES, SJF
 from llmsched_gym.experiments.cells import Bench, Experiment, Place, Row, Variant
-from llmsched_gym.experiments.plan import blocks, digest, try_out, variant_of, with_options
+from llmsched_gym.experiments.plan import blocks, digest, named_variants, try_out, variant_of
 from llmsched_gym.experiments.sources import fingerprint
 from llmsched_gym.settings import Count, Names, Policies, Settings, Text
 from llmsched_gym.workload.inputs import unknown
@@ -88,16 +88,7 @@ def plan_suite(
 
 def _variants(policies: Sequence[Any], belief: BeliefSettings) -> dict[str, Variant]:
     """The policies by label, then those that scores are made with."""
-    variants: dict[str, Variant] = {}
-    for one in policies:
-        given = dict(one) if isinstance(one, dict) else {"name": str(one)}
-        name = str(given.pop("name"))
-        label = str(given.pop("label", name))
-        if label in variants or label in REFERENCES:
-            raise ValueError(
-                f"experiment.policies: {label!r} is there twice, give each a label of its own"
-            )
-        variants[label] = with_options(given, f"experiment.policies.{label}", name, belief)
+    variants = named_variants(policies, belief, REFERENCES)
     own = variant_of("srtf", belief, {"demand": "own", "belief": "oracle"})
     ends = {SJF: variant_of(SJF, belief), REFERENCE: variant_of(REFERENCE, belief)}
     return variants | ends | {OWN_REFERENCE: own}

@@ -156,19 +156,27 @@ class JobBank:
         """A bank of the given jobs, in that order."""
         return JobBank.from_jobs(self.job(index) for index in indices)
 
-    def scaled(self, prompt: float = 1.0, output: float = 1.0, duration: float = 1.0) -> JobBank:
+    def scaled(
+        self,
+        prompt: float = 1.0,
+        output: float = 1.0,
+        duration: float = 1.0,
+        *,
+        tokens_option: str | None = None,
+    ) -> JobBank:
         """The same jobs with longer or shorter tasks; see :meth:`Workload.scaled`.
 
         Output limits are once more the largest number of output tokens of an application's tasks.
+        ``tokens_option`` is what errors name in place of "prompt_scale" and "output_scale".
 
         Raises
         ------
         ValueError
             see :meth:`Workload.scaled`.
         """
-        tokens = _scaled(self.output_tokens, output, "output_scale", MAX_TOKENS)
+        tokens = _scaled(self.output_tokens, output, tokens_option or "output_scale", MAX_TOKENS)
         written = np.maximum(np.rint(tokens), self.output_tokens > 0).astype(np.int64)
-        tokens = _scaled(self.prompt_tokens, prompt, "prompt_scale", MAX_TOKENS)
+        tokens = _scaled(self.prompt_tokens, prompt, tokens_option or "prompt_scale", MAX_TOKENS)
         read = np.maximum(np.rint(tokens), self.prompt_tokens > 0).astype(np.int64)
         of_task = self.job_application[self.task_job]
         return replace(

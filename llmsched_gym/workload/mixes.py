@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -60,7 +61,7 @@ class Workload:
     name : what it was made from.
     bank : the jobs that episodes draw from; its output limits become those that ``past`` tells
         (:func:`~llmsched_gym.workload.bank.limits_from_past`).
-    past : jobs of the same applications, none of them in ``bank``.
+    past : jobs of the same applications, none of them in ``bank``; others with :meth:`with_past`.
     arrivals : when jobs arrive.
     replay : take the jobs in the order of the bank, again and again, instead of at random; with
         ``Recorded`` arrivals job i of the bank arrives at timestamp i, scaled to the rate.
@@ -155,11 +156,58 @@ class Workload:
         note = f"scaled: prompts x {prompt:g}, outputs x {output:g}, tool times x {duration:g}"
         return replace(self, bank=bank, past=past, notes=(*self.notes, note))
 
+    def with_past(
+        self, other: JobBank | None = None, jobs: int | None = None, token_scale: float = 1.0
+    ) -> Workload:
+        """The same jobs to draw from with another past, as where beliefs were fitted elsewhere.
+
+        Output limits follow from the new past. To beliefs, applications that it lacks are unknown.
+
+        Parameters
+        ----------
+        other
+            In place of the past jobs.
+        jobs
+            So many of each application at most, the first ones; None keeps all.
+        token_scale
+            Factor of the tokens of past LLM tasks, prompts and outputs, which stay whole numbers of
+            at least 1: calls have become 1 / ``token_scale`` times as long since.
+
+        Raises
+        ------
+        ValueError
+            for a number of jobs below 1, and a factor that is not positive and finite or makes a
+            task larger than a task may be; the message begins with ``past_jobs`` or
+            ``past_token_scale``, what :func:`make_workload` calls them.
+        """
+        if jobs is not None and not is_whole(jobs, 1):
+            raise ValueError(f"past_jobs: {shown(jobs)} is not a whole number of at least 1")
+        past = self.past if other is None else other
+        if jobs is not None:
+            past = past.select(_first_of_each(past.job_application, int(jobs)))
+        past = past.scaled(token_scale, token_scale, tokens_option="past_token_scale")
+        if other is None and jobs is None and token_scale == 1:
+            return self
+        note = f"past: {len(past)} jobs of {', '.join(past.applications)}"
+        note += "" if token_scale == 1 else f", tokens x {token_scale:g}"
+        return replace(self, past=past, notes=(*self.notes, note))
+
+
+def _first_of_each(groups: NDArray[np.int64], count: int) -> list[int]:
+    """The indices of the first ``count`` members of each group, in their order."""
+    seen = Counter[int]()
+    first = []
+    for index, group in enumerate(groups.tolist()):
+        seen[group] += 1
+        if seen[group] <= count:
+            first.append(index)
+    return first
+
 
 Source = Description  # of jobs: a path, or what describes an application
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Files:
     """The options of :func:`make_workload` on what is read."""
 
@@ -186,6 +234,9 @@ def make_workload(
     prompt_scale: float = 1.0,
     output_scale: float = 1.0,
     duration_scale: float = 1.0,
+    past_jobs: int | None = None,
+    past_mix: str | None = None,
+    past_token_scale: float = 1.0,
 ) -> Workload:
     """Make a workload by name, or of the traces at a path.
 
@@ -204,7 +255,8 @@ def make_workload(
     once), "recorded" (timestamps from ``arrivals_path``, see :meth:`Recorded.from_csv`) or an
     object with their ``draw`` method. With ``replay``, job i of the file arrives at timestamp i;
     without ``arrivals``, at its own ``arrival_s`` if all jobs have one. ``on_bad_job="skip"``
-    leaves out malformed and too large jobs, with a note. Scales: see :meth:`Workload.scaled`.
+    leaves out malformed and too large jobs, with a note. Scales: see :meth:`Workload.scaled`. The
+    past is that of ``past_mix``, a name from ``MIXES``, as :meth:`Workload.with_past` changes it.
 
     Raises
     ------
@@ -218,17 +270,13 @@ def make_workload(
         raise unknown("on_bad_job", on_bad_job, ON_BAD_JOB)
     name, path = _named(name, path)
     process = _arrivals(arrivals, arrivals_path, arrivals_column)
-    files = _Files(
-        path=path,
-        train_path=train_path,
-        training=training,
-        applications=applications,
-        replay=replay,
-    )
+    files = _Files(path, train_path, training, applications, replay)
     if name == "traces":
         made = _traced(files, process, replay and arrivals is None, on_bad_job)
     else:
         made = _generated(name, files, process, jobs_per_application, on_bad_job)
+    other = None if past_mix is None else _past_of(past_mix, jobs_per_application)
+    made = made.with_past(other, past_jobs, past_token_scale)
     return made.scaled(prompt_scale, output_scale, duration_scale)
 
 
@@ -264,6 +312,16 @@ def _generated(
         if value is None or value is False or (option == "path" and name == DESCRIBED):
             continue
         raise ValueError(f"{option}: only workload=traces takes it, not {name}")
+    count = _generated_count(jobs_per_application)
+    if name == DESCRIBED:
+        name, past, bank = _described_banks(files.path, count)
+    else:
+        past, bank = _generated_banks(MIXES[name], count)
+    return Workload(name, bank, past, arrivals, on_bad_job=on_bad_job)
+
+
+def _generated_count(jobs_per_application: int) -> int:
+    """The number; ValueError for one that cannot be generated."""
     if not is_whole(jobs_per_application, -math.inf, MOST_GENERATED):
         raise ValueError(
             f"jobs_per_application: {shown(jobs_per_application)} is not a whole number from 1 to "
@@ -271,11 +329,14 @@ def _generated(
         )
     if jobs_per_application < 1:
         raise ValueError(f"jobs_per_application: {jobs_per_application} is below 1")
-    if name == DESCRIBED:
-        name, past, bank = _described_banks(files.path, int(jobs_per_application))
-    else:
-        past, bank = _generated_banks(MIXES[name], int(jobs_per_application))
-    return Workload(name, bank, past, arrivals, on_bad_job=on_bad_job)
+    return int(jobs_per_application)
+
+
+def _past_of(mix: str, jobs_per_application: int) -> JobBank:
+    """The past jobs of a generated workload."""
+    if not isinstance(mix, str) or mix not in MIXES:
+        raise unknown("past_mix", mix, MIXES)
+    return _generated_banks(MIXES[mix], _generated_count(jobs_per_application))[0]
 
 
 def _described_banks(source: Source | None, count: int) -> tuple[str, JobBank, JobBank]:

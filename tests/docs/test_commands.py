@@ -99,7 +99,8 @@ def check_policies(settings: dict[str, Any]) -> None:
         find_policy(one["name"] if isinstance(one, dict) else one)
     experiment = settings.get("experiment")
     if experiment is not None:
-        where = {"scenarios"} if "suite" in experiment else {"workloads", "loads"}
+        kinds = {"suite": {"scenarios"}, "changes": {"workloads"}}
+        where = next((kinds[kind] for kind in kinds if kind in experiment), {"workloads", "loads"})
         assert set(experiment) >= {"policies", *where}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.experiments.cells import Bench, Place
-from llmsched_gym.experiments.plan import _left_out, digest
+from llmsched_gym.experiments.plan import digest, left_out
 from llmsched_gym.experiments.play import _empty_cluster, environment
 from llmsched_gym.workload.arrivals import Poisson
 from llmsched_gym.workload.bank import JobBank
@@ -30,7 +30,7 @@ def test_all_parts_of_an_experiment_leave_out_the_same_jobs(tmp_path: Path) -> N
     assert env.bank.job_ids == ("10", "900")
     short, long = _empty_cluster(bench, Place("own", 1.0, 2)).alone_s([0, 1])
     assert short < long < 30
-    (note,) = _left_out([workload], cluster)
+    (note,) = left_out([workload], cluster)
     assert note in env.workload.notes
     assert "1 of 3 jobs left out" in note
 
