@@ -72,7 +72,6 @@ NOT_OF_SUITES = {
     **{name: NOT_OF_EXPERIMENTS[name] for name in ("episodes", "num_jobs", "max_stages")},
     **dict.fromkeys(("baselines", "belief", "belief.name"), "experiment.policies"),
     "animation": "a picture of its own",
-    "report": "a table and a picture of its own",
 }
 
 
@@ -217,9 +216,8 @@ def experiment(
     with kept(settings, about):
         where = settings.output_dir, settings.processes or cores(), about
         ray = given["experiment"]["ray"]
-        if is_suite(given):
-            return run_suite(made, *where, ray)
-        return run_experiment(made, *where, report=settings.report, ray=ray)
+        run = run_suite if is_suite(given) else run_experiment
+        return run(made, *where, report=settings.report, ray=ray)
 
 
 def _on_servers(given: dict[str, Any], logged: dict[str, Any]) -> float:

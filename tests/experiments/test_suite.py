@@ -24,6 +24,7 @@ from llmsched_gym.experiments import leaderboard
 from llmsched_gym.experiments.scores import MEAN, Score, picture, scores
 from llmsched_gym.experiments.suite import ENDS
 from llmsched_gym.metrics import Estimate
+from support.html import Page
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -145,8 +146,35 @@ def test_a_small_suite_from_end_to_end(command: Command) -> None:
     alone = play(env, make_policy("fcfs"), "fcfs", 0, 0).jobs["jct_s"].mean()
     assert means["both_scarce", "fcfs"] == pytest.approx(alone)
     kept = {path: path.stat().st_mtime_ns for path in Path("out/cells").iterdir()}
-    assert command(policies)[0] == 0, "the same command goes on"
+    assert command(policies, "report=true")[0] == 0, "the same command goes on"
     assert {path: path.stat().st_mtime_ns for path in Path("out/cells").iterdir()} == kept
+    check_report(Path("out"), means)
+
+
+def check_report(folder: Path, means: dict[tuple[str, str], float]) -> None:
+    """Its scores are those of the file, its means those of the episodes."""
+    page = Page(folder / "report.html")
+    head, *rows = page.tables["scores-table"]
+    labels = [one[1:] for one in head[1:]]  # after their marks
+    found = {
+        (row["scenario"], row["policy"]): f"{float(row['score']):.1f}"
+        for row in table(folder / "scores.csv")
+        if row["policy"] in labels
+    }
+    assert {
+        (row[0], label): cell for row in rows for label, cell in zip(labels, row[1:], strict=True)
+    } == found
+    names = [row[0] for row in rows[:-1]]
+    for number, name in enumerate(names):
+        shown = page.tables[f"place{number}-policies-table"][1:]
+        assert len(shown) == len(labels) + len(ENDS)
+        assert sum("(clairvoyant)" in row[0] for row in shown) == 2
+        assert [row[1].split()[0] for row in shown] == [
+            f"{means[name, row[0][1:].removesuffix(' (clairvoyant)')]:.1f}" for row in shown
+        ]
+        assert all(float(row[6]) >= 1 for row in shown), "x bound"
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(SCENARIOS[name].tests in text for name in names)
 
 
 def test_the_policy_of_the_command_line_plays(command: Command) -> None:
@@ -173,7 +201,7 @@ def test_the_policy_of_the_command_line_plays(command: Command) -> None:
         ("cluster.engines=2", "cluster.engines: not an option of an experiment"),
         ("num_jobs=5", "num_jobs: not an option of an experiment, which has experiment.num_jobs"),
         ("belief=prior", "belief: not an option of an experiment, which has experiment.policies"),
-        ("report=true", "report: not an option of an experiment"),
+        ("animation=true", "animation: not an option of an experiment, which has a picture"),
     ],
 )
 def test_bad_input_ends_with_one_line(
