@@ -16,11 +16,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from llmsched_gym import metrics
 from llmsched_gym.agents import make_policy
+from llmsched_gym.belief import BeliefSettings
 from llmsched_gym.commands import evaluate
 from llmsched_gym.env import SCENARIOS, SUITE, LLMSchedEnv
 from llmsched_gym.evaluation import play
+from llmsched_gym.evaluation.comparison import CLAIRVOYANTS
 from llmsched_gym.evaluation.results import OWN_REFERENCE, best_reference
 from llmsched_gym.experiments import leaderboard
+from llmsched_gym.experiments.plan import variant_of
 from llmsched_gym.experiments.scores import MEAN, Score, picture, scores
 from llmsched_gym.experiments.suite import ENDS
 from llmsched_gym.metrics import Estimate
@@ -104,6 +107,13 @@ def test_a_picture_has_a_mark_for_each_score_and_none_for_the_ends() -> None:
     assert marks == pytest.approx([40.0] * 3 + [-30.0] * 3)
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["one", "two", MEAN]
     assert picture(found[6:], "only the ends") is None
+
+
+def test_the_references_are_those_of_a_comparison() -> None:
+    for run in CLAIRVOYANTS:
+        one = variant_of(run.label, BeliefSettings())
+        assert (one.policy, dict(one.options), one.belief) == (run.policy, run.options, "oracle")
+    assert tuple(run.label for run in CLAIRVOYANTS) == ENDS[1:]
 
 
 # --- the experiment -------------------------------------------------------------------------------
