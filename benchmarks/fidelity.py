@@ -2,9 +2,8 @@
 
     python benchmarks/fidelity.py [--server llama|fake|http://...] [--size 100M] [--slots 4]
         [--workloads planning chain_like] [--policies fcfs sjf llmsched_priced resource_srtf]
-        [--episodes 3] [--jobs 60]
-        [--load 2] [--seed 0] [--quick] [-o outputs/fidelity.json] [--figure fidelity.png]
-        [--docs docs]
+        [--episodes 3] [--jobs 60] [--load 2] [--tool-times 1] [--seed 0] [--quick]
+        [-o outputs/fidelity.json] [--figure fidelity.png] [--docs docs]
 
 The server is calibrated, plays the episodes, all policies an episode before the next, and is
 calibrated again. The profile that is fitted to both calibrations together, so that half of what
@@ -120,9 +119,14 @@ def served(options: argparse.Namespace) -> Iterator[Server]:
         yield Server(options.server, None)
 
 
-def workload_of(name: str) -> Workload:
+def workload_of(name: str, options: argparse.Namespace) -> Workload:
     prompt, output, duration = SCALES.get(name, SCALES["planning"])
-    return make_workload(name, prompt_scale=prompt, output_scale=output, duration_scale=duration)
+    return make_workload(
+        name,
+        prompt_scale=prompt,
+        output_scale=output,
+        duration_scale=duration * options.tool_times,
+    )
 
 
 def measure(server: Server, options: argparse.Namespace) -> Calibration:
@@ -167,7 +171,7 @@ def play_real(server: Server, profile: LatencyProfile, options: argparse.Namespa
         say(f"{name}:")
         cluster = Cluster("server", profile, regular_executors=TOOLS)
         env = TestbedEnv(
-            servers, workload_of(name), cluster, num_jobs=options.jobs, load=options.load
+            servers, workload_of(name, options), cluster, num_jobs=options.jobs, load=options.load
         )
         runs.append(Run(name, play_all(env, options, loud=True), rate=env.rate))
         env.close()
@@ -177,7 +181,7 @@ def play_real(server: Server, profile: LatencyProfile, options: argparse.Namespa
 def simulate(run: Run, profile: LatencyProfile, options: argparse.Namespace) -> dict[str, Any]:
     """The same episodes simulated."""
     cluster = Cluster("simulated", profile, 1, options.slots, TOOLS)
-    workload = workload_of(run.workload)
+    workload = workload_of(run.workload, options)
     env = LLMSchedEnv(workload, cluster, num_jobs=options.jobs, arrival_rate=run.rate)
     return play_all(env, options)
 
@@ -451,6 +455,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=3, help="of each policy and workload")
     parser.add_argument("--jobs", type=int, default=60, help="an episode")
     parser.add_argument("--load", type=float, default=2.0)
+    parser.add_argument(
+        "--tool-times", type=float, default=1.0, help="a factor of all times of tools"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="calibrate with half the measurements")
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/fidelity.json"))
