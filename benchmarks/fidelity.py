@@ -1,10 +1,9 @@
 """How well the simulator predicts a real LLM server: the same episodes on both.
 
     python benchmarks/fidelity.py [--server llama|fake|http://...] [--size 100M] [--slots 4]
-        [--workloads planning chain_like] [--policies fcfs sjf llmsched_priced]
-        [--episodes 3] [--jobs 40]
-        [--load 1.3] [--seed 0] [--quick] [-o outputs/fidelity.json] [--figure fidelity.png]
-        [--docs docs]
+        [--workloads planning chain_like] [--policies fcfs sjf llmsched_priced resource_srtf]
+        [--episodes 3] [--jobs 60] [--load 2] [--tool-times 1] [--seed 0] [--quick]
+        [-o outputs/fidelity.json] [--figure fidelity.png] [--docs docs]
 
 The server is calibrated, plays the episodes, all policies an episode before the next, and is
 calibrated again. The profile that is fitted to both calibrations together, so that half of what
@@ -58,8 +57,9 @@ from llmsched_gym.testbed.servers import Servers
 from llmsched_gym.workload.mixes import Workload, make_workload
 
 # What makes jobs of large models small: factors of prompts, of outputs and of the times of tools.
-SCALES = {"planning": (0.02, 0.15, 0.05), "chain_like": (0.02, 0.2, 0.05)}
-TOOLS = 16  # regular executors
+SCALES = {"planning": (0.02, 0.15, 0.05), "chain_like": (0.02, 0.2, 0.1)}
+TOOLS = 32  # regular executors: enough, so that jobs wait for the engine
+POLICIES = ["fcfs", "sjf", "llmsched_priced", "resource_srtf"]
 LONGEST = 256  # tokens of the longest prompt in a calibration; those of the jobs are shorter
 FAKE = LatencyProfile("fake", 10.0, 0.5, 0.002, 12.0, 6.0, 0.1, 0.0, 10**6, "mixed", 2048, "late")
 JCT_BAR = {"fake": 0.03}  # of the relative error of the mean JCT of a policy, else:
@@ -119,9 +119,14 @@ def served(options: argparse.Namespace) -> Iterator[Server]:
         yield Server(options.server, None)
 
 
-def workload_of(name: str) -> Workload:
+def workload_of(name: str, options: argparse.Namespace) -> Workload:
     prompt, output, duration = SCALES.get(name, SCALES["planning"])
-    return make_workload(name, prompt_scale=prompt, output_scale=output, duration_scale=duration)
+    return make_workload(
+        name,
+        prompt_scale=prompt,
+        output_scale=output,
+        duration_scale=duration * options.tool_times,
+    )
 
 
 def measure(server: Server, options: argparse.Namespace) -> Calibration:
@@ -166,7 +171,7 @@ def play_real(server: Server, profile: LatencyProfile, options: argparse.Namespa
         say(f"{name}:")
         cluster = Cluster("server", profile, regular_executors=TOOLS)
         env = TestbedEnv(
-            servers, workload_of(name), cluster, num_jobs=options.jobs, load=options.load
+            servers, workload_of(name, options), cluster, num_jobs=options.jobs, load=options.load
         )
         runs.append(Run(name, play_all(env, options, loud=True), rate=env.rate))
         env.close()
@@ -176,7 +181,7 @@ def play_real(server: Server, profile: LatencyProfile, options: argparse.Namespa
 def simulate(run: Run, profile: LatencyProfile, options: argparse.Namespace) -> dict[str, Any]:
     """The same episodes simulated."""
     cluster = Cluster("simulated", profile, 1, options.slots, TOOLS)
-    workload = workload_of(run.workload)
+    workload = workload_of(run.workload, options)
     env = LLMSchedEnv(workload, cluster, num_jobs=options.jobs, arrival_rate=run.rate)
     return play_all(env, options)
 
@@ -373,12 +378,17 @@ def report(
     if options.docs is not None:
         with replacing(options.docs / "images" / f"fidelity_{options.server}.png") as part:
             drawn.savefig(part, format="png")
-        text = markdown(rows, about, reached)
+        text = markdown(rows, pairs, about, reached)
         write_between(options.docs / "fidelity.md", options.server, text)
     return all(one["met"] for one in reached)
 
 
-def markdown(rows: list[Row], about: dict[str, Any], reached: list[dict[str, Any]]) -> str:
+def markdown(
+    rows: list[Row],
+    pairs: list[dict[str, Any]],
+    about: dict[str, Any],
+    reached: list[dict[str, Any]],
+) -> str:
     """The tables of the documentation."""
     lines = [
         "| workload | policy | requests | mean JCT real, s | simulated, s | error | p95 real, s "
@@ -391,6 +401,17 @@ def markdown(rows: list[Row], about: dict[str, Any], reached: list[dict[str, Any
         f"| {one.simulated_p95_s:.2f} | {one.p95_error:+.1%} | {one.task_error_median:.1%} "
         f"| {one.task_error_p90:.1%} | {one.task_bias:+.1%} |"
         for one in rows
+    ]
+    lines += [
+        "",
+        "| workload | mean JCT of | over that of | real | spread | simulated | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {pair['workload']} | {pair['policies'][1]} | {pair['policies'][0]} "
+        f"| {pair['real']:+.1%} | {pair['spread']:.1%} | {pair['simulated']:+.1%} "
+        f"| {'clear' if pair['clear'] else ''} |"
+        for pair in pairs
     ]
     drift = about["drift between calibrations"]
     stolen = about["share of stolen CPU time"]
@@ -430,10 +451,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", default="100M", help="of the model of llama: 4M, 25M, 100M")
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--workloads", nargs="+", default=["planning", "chain_like"])
-    parser.add_argument("--policies", nargs="+", default=["fcfs", "sjf", "llmsched_priced"])
+    parser.add_argument("--policies", nargs="+", default=POLICIES)
     parser.add_argument("--episodes", type=int, default=3, help="of each policy and workload")
-    parser.add_argument("--jobs", type=int, default=40, help="an episode")
-    parser.add_argument("--load", type=float, default=1.3)
+    parser.add_argument("--jobs", type=int, default=60, help="an episode")
+    parser.add_argument("--load", type=float, default=2.0)
+    parser.add_argument(
+        "--tool-times", type=float, default=1.0, help="a factor of all times of tools"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="calibrate with half the measurements")
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/fidelity.json"))

@@ -80,7 +80,6 @@ NOT_OF_SUITES = {
     **{name: NOT_OF_EXPERIMENTS[name] for name in ("episodes", "num_jobs", "max_stages")},
     **dict.fromkeys(("baselines", "belief", "belief.name"), "experiment.policies"),
     "animation": "a picture of its own",
-    "report": "a table and a picture of its own",
 }
 
 
@@ -230,9 +229,10 @@ def experiment(
         where = settings.output_dir, settings.processes or cores(), about
         ray = given["experiment"]["ray"]
         kind = kind_of(given)
-        if kind != "loads":
-            return (run_suite if kind == "suite" else run_robustness)(made, *where, ray)
-        return run_experiment(made, *where, report=settings.report, ray=ray)
+        if kind == "changes":
+            return run_robustness(made, *where, ray)
+        run = run_suite if kind == "suite" else run_experiment
+        return run(made, *where, report=settings.report, ray=ray)
 
 
 def _on_servers(given: dict[str, Any], logged: dict[str, Any]) -> float:

@@ -30,8 +30,7 @@ from llmsched_gym.evaluation.kept import LOGS, keep
 from llmsched_gym.evaluation.results import (
     EPISODE_COLUMNS,
     JOB_COLUMNS,
-    OWN_REFERENCE,
-    REFERENCE,
+    OF_REFERENCES,
     REFERENCES,
     TASK_COLUMNS,
     Setting,
@@ -87,9 +86,8 @@ class Run:
         return (policy if isinstance(policy, Policy) else find_policy(policy)).needs_belief
 
 
-CLAIRVOYANTS = (
-    Run(REFERENCE, "srtf", reference=True),
-    Run(OWN_REFERENCE, "srtf", {"demand": "own"}, reference=True),
+CLAIRVOYANTS = tuple(
+    Run(label, "srtf", options, reference=True) for label, options in OF_REFERENCES.items()
 )
 
 

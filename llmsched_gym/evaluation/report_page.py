@@ -5,7 +5,7 @@ Names come from users: whatever is in them, a browser shows it and does nothing 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
@@ -60,13 +60,20 @@ def page_of(comparison: Comparison, minutes: FirstMinutes | None) -> str:
     return _page(comparison.setting.title, sections, comparison.notes)
 
 
-def page_of_places(title: str, comparisons: Sequence[Comparison], notes: Sequence[str]) -> str:
-    """A page on the same policies in several places: all means, then each place."""
-    sections = [_of_places(comparisons)]
+def page_of_places(
+    title: str,
+    comparisons: Sequence[Comparison],
+    notes: Sequence[str],
+    scores: Mapping[str, Sequence[Estimate]],
+) -> str:
+    """A page on the same policies in several places: scores, all means, then each place."""
+    sections = [_of_scores(comparisons, scores)] if scores else []
+    sections.append(_of_places(comparisons))
     for number, comparison in enumerate(comparisons):
         place = _place(number)
-        name = shown(comparison.setting.title)
-        sections.append(f'<section id="{place}"><h2 class="place">{name}</h2></section>')
+        name, about = _titled(comparison)
+        head = f'<h2 class="place">{name}</h2><p class="about">{about}</p>'
+        sections.append(f'<section id="{place}">{head}</section>')
         sections += _of_comparison(comparison, f"{place}-")
     return _page(title, sections, notes)
 
@@ -98,6 +105,43 @@ def _place(number: int) -> str:
     return f"place{number}"
 
 
+def _titled(comparison: Comparison) -> tuple[str, str]:
+    """The name of a place, and what else there is to say of it."""
+    name, _, about = comparison.setting.title.partition("\n")
+    return shown(name), shown(about)
+
+
+def _of_scores(comparisons: Sequence[Comparison], scores: Mapping[str, Sequence[Estimate]]) -> str:
+    """The scores of each policy, a row a place, and their mean, which stays below."""
+    clairvoyant = sorted({label for one in comparisons for label in one.clairvoyant})
+    looks = Looks(list(scores), clairvoyant)
+    names = [_Cell(_link(n, _titled(one)[0]), _titled(one)[0]) for n, one in enumerate(comparisons)]
+    rows = [[name] for name in [*names, _Cell("<b>mean</b>", None)]]
+    best = set()
+    for number, row in enumerate(rows):
+        here = [each[number] for each in scores.values()]
+        is_mean = number == len(names)
+        row += [_Cell(_score(one), None if is_mean else one.value) for one in here]
+        reached = [-100 * one.value for one in here if one.value is not None]
+        highest = _lowest(reached, 1) if len(reached) == len(here) else []
+        best |= {(number, 1 + policy) for policy in highest}
+    about = (
+        "0: as good as SJF, 100: as good as the clairvoyant reference; with 95 % intervals. Bold: "
+        "the highest."
+    )
+    head = ["scenario", *(_named(label, looks).text for label in scores)]
+    return _section("Scores", about, _table("scores", head, rows, best))
+
+
+def _score(one: Estimate) -> str:
+    """In per cent of the way, with its interval."""
+    return _share(one).replace(" %", "") or "n/a"
+
+
+def _link(number: int, name: str) -> str:
+    return f'<a href="#{_place(number)}">{name}</a>'
+
+
 def _of_places(comparisons: Sequence[Comparison]) -> str:
     """The mean of each policy in each place, which leads to the place."""
     means = [{one.policy: one.mean.value or 0.0 for one in each.summaries} for each in comparisons]
@@ -114,8 +158,8 @@ def _of_places(comparisons: Sequence[Comparison]) -> str:
         seeing = [label for label in each if label not in clairvoyant]
         lowest = _lowest([each[label] for label in seeing], digits)
         best |= {(labels.index(seeing[at]), column) for at in lowest}
-    names = [shown(one.setting.title) for one in comparisons]
-    links = [f'<a href="#{_place(number)}">{name}</a>' for number, name in enumerate(names)]
+    names = [_titled(one)[0] for one in comparisons]
+    links = [_link(number, name) for number, name in enumerate(names)]
     about = "Mean JCT in seconds. Bold: the lowest of those that do not know what is hidden."
     body = f"<p>{' · '.join(links)}</p>" + _table("places", ["policy", *names], rows, best, 0)
     return _section("All places", about, body)

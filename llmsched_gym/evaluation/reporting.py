@@ -17,6 +17,7 @@ from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.evaluation.animation import timelines
 from llmsched_gym.evaluation.comparison import Comparison
 from llmsched_gym.files import replacing
+from llmsched_gym.metrics import Estimate
 
 if TYPE_CHECKING:
     from llmsched_gym.evaluation.report_page import FirstMinutes
@@ -85,6 +86,7 @@ def report_places(
     comparisons: Sequence[Comparison],
     path: str | os.PathLike[str],
     notes: Sequence[str] = (),
+    scores: Mapping[str, Sequence[Estimate]] | None = None,
 ) -> Path:
     """Write a report on the same policies in several places: one HTML file, as :func:`report`.
 
@@ -93,11 +95,14 @@ def report_places(
     title
         Of the page; what follows its first line is shown smaller.
     comparisons
-        One a place, whose name is the title of its setting; at least one.
+        One a place, whose name is the first line of the title of its setting; at least one.
     path
         Of the file, which is written whole or not at all.
     notes
         What a reader of the results has to know.
+    scores
+        By policy, its score in each place and then their mean, where places have scores: 0 as good
+        as SJF, 1 as good as the clairvoyant reference.
 
     Raises
     ------
@@ -108,7 +113,7 @@ def report_places(
     """
     from llmsched_gym.evaluation.report_page import page_of_places
 
-    target, page = Path(path), page_of_places(title, comparisons, notes)
+    target, page = Path(path), page_of_places(title, comparisons, notes, scores or {})
     with replacing(target) as part:
         part.write_text(page, encoding="utf-8")
     return target

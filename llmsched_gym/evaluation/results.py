@@ -20,8 +20,9 @@ from llmsched_gym.metrics import Estimate
 
 SJF = "sjf"  # one end of the gap
 # The other is the best of these: SRTF that knows what is hidden, by all that a job still needs, and
-# by what it needs of the executors that its stage asks for.
-REFERENCES = REFERENCE, OWN_REFERENCE = "srtf_oracle", "srtf_own_oracle"
+# by what it needs of the executors that its stage asks for. By label the options of SRTF.
+OF_REFERENCES: dict[str, dict[str, Any]] = {"srtf_oracle": {}, "srtf_own_oracle": {"demand": "own"}}
+REFERENCES = REFERENCE, OWN_REFERENCE = tuple(OF_REFERENCES)
 
 EPISODE_COLUMNS = (
     *("policy", "workload", "cluster", "load", "seed", "episode", "num_jobs"),

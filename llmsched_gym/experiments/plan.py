@@ -20,7 +20,7 @@ from llmsched_gym.cluster.limits import fitted
 from llmsched_gym.cluster.preset import Cluster
 from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.errors import MissingExtra
-from llmsched_gym.evaluation.results import REFERENCE, SJF
+from llmsched_gym.evaluation.results import OF_REFERENCES, REFERENCE, SJF
 from llmsched_gym.experiments.cells import (
     EVALUATED,
     QUALITY,
@@ -263,8 +263,8 @@ def variant_of(
     name: str, settings: BeliefSettings, changes: dict[str, Any] | None = None
 ) -> Variant:
     """A policy by its label, with options of its own, of the belief, or "belief" itself."""
-    policy, belief = ("srtf", "oracle") if name == REFERENCE else (name, "bayes")
-    options = dict(changes or {})
+    policy, belief = ("srtf", "oracle") if name in OF_REFERENCES else (name, "bayes")
+    options = OF_REFERENCES.get(name, {}) | (changes or {})
     belief = str(options.pop("belief", belief))
     if belief not in BELIEFS:
         raise ValueError(f"belief: unknown {belief!r}, choose from {', '.join(BELIEFS)}")

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from llmsched_gym import metrics
-from llmsched_gym.env.named import SUITE
+from llmsched_gym.env.named import SCENARIOS, SUITE
 from llmsched_gym.errors import printable
+from llmsched_gym.evaluation.reporting import report_places
 from llmsched_gym.evaluation.results import (
     REFERENCE,
     REFERENCES,
@@ -27,10 +28,10 @@ from llmsched_gym.evaluation.results import (
     write_csv,
 )
 from llmsched_gym.evaluation.tables import WIDTH
-from llmsched_gym.experiments.cells import Cell, Experiment, Variant
+from llmsched_gym.experiments.cells import Cell, Experiment, Place, Variant
 from llmsched_gym.experiments.run import finish, measured_in
-from llmsched_gym.experiments.suite import ENDS
-from llmsched_gym.experiments.tables import Measured
+from llmsched_gym.experiments.suite import ENDS, STUDY
+from llmsched_gym.experiments.tables import Measured, comparisons
 from llmsched_gym.metrics import Estimate
 from llmsched_gym.plotting import looks_of, new_figure, save, shown_label
 
@@ -101,6 +102,8 @@ def run_suite(
     output_dir: Path,
     processes: int,
     settings: dict[str, Any],
+    *,
+    report: bool = False,
     ray: str | None = None,
 ) -> float:
     """Play what is not played yet, write scores and their picture, print them.
@@ -128,6 +131,8 @@ def run_suite(
         }
         (folder / "summary.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         save(lambda: picture(found, _title(experiment)), folder / "suite.png")
+        if report:
+            _report(folder, experiment, measured, found)
         return found
 
     found = finish(experiment, output_dir, processes, write, ray)
@@ -267,6 +272,37 @@ def _episodes(experiment: Experiment) -> str:
     return "1 episode" if number == 1 else f"{number} episodes"
 
 
+def _report(
+    folder: Path, experiment: Experiment, measured: Sequence[Measured], found: Sequence[Score]
+) -> None:
+    """Write the page for browsers: scores, and what all policies did in each scenario."""
+    bench = experiment.bench
+    compared = comparisons(measured, bench.cluster.name, bench.seed, STUDY, _described_place)
+    of = {label: [one.score for one in found if one.policy == label] for label in _policies(found)}
+    report_places(_title(experiment), compared, folder / "report.html", _notes(experiment), of)
+
+
+def _described_place(place: Place) -> str:
+    """The name of a scenario, and below it what it tests, and where."""
+    one = SCENARIOS[place.workload]
+    arrivals = "" if one.arrivals is None else f", {one.arrivals}"
+    return (
+        f"{place.workload}\n{one.tests}: {one.workload} at load {one.load:g}{arrivals}, "
+        f"engines: {one.engines} of 8 slots, tools: {one.regular_executors}"
+    )
+
+
+def _notes(experiment: Experiment) -> tuple[str, ...]:
+    """What a reader of the results has to know."""
+    return (
+        f"{_episodes(experiment)} a scenario, the same for all policies. Intervals: 95 % "
+        "bootstrap over episodes, paired.",
+        "score: 0 is as good as SJF, 100 as good as the clairvoyant reference, the lower of SRTF "
+        "by all remaining demand and by that of the resource asked for, both with belief=oracle.",
+        "x bound: the mean JCT over what no policy can be below (docs/bound.md).",
+    )
+
+
 def _print(found: Sequence[Score], experiment: Experiment, output_dir: Path) -> None:
     """A table for each policy, and what numbers mean."""
     output = Console(highlight=False, markup=False, emoji=False)
@@ -274,12 +310,6 @@ def _print(found: Sequence[Score], experiment: Experiment, output_dir: Path) -> 
         output.width = WIDTH
     for policy in _policies(found):
         output.print(table(found, policy))
-    for note in (
-        f"{_episodes(experiment)} a scenario, the same for all policies. Intervals: 95 % "
-        "bootstrap over episodes, paired.",
-        "score: 0 is as good as SJF, 100 as good as the clairvoyant reference, the lower of SRTF "
-        "by all remaining demand and by that of the resource asked for, both with belief=oracle.",
-        "x bound: the mean JCT over what no policy can be below (docs/bound.md).",
-    ):
+    for note in _notes(experiment):
         output.print(f"- {note}", soft_wrap=not output.is_terminal)
     output.print(f"Files: {printable(str(output_dir))}", soft_wrap=True)

@@ -12,7 +12,7 @@ from typing import Any
 from llmsched_gym.belief.profile import BeliefSettings
 from llmsched_gym.cluster.preset import load_cluster
 from llmsched_gym.env.named import PRESET, SCENARIOS, SUITE
-from llmsched_gym.evaluation.results import OWN_REFERENCE, REFERENCE, REFERENCES, SJF
+from llmsched_gym.evaluation.results import REFERENCES, SJF
 from llmsched_gym.experiments.cells import Bench, Experiment, Place, Row, Variant
 from llmsched_gym.experiments.plan import blocks, digest, named_variants, try_out, variant_of
 from llmsched_gym.experiments.sources import fingerprint
@@ -89,6 +89,4 @@ def plan_suite(
 def _variants(policies: Sequence[Any], belief: BeliefSettings) -> dict[str, Variant]:
     """The policies by label, then those that scores are made with."""
     variants = named_variants(policies, belief, REFERENCES)
-    own = variant_of("srtf", belief, {"demand": "own", "belief": "oracle"})
-    ends = {SJF: variant_of(SJF, belief), REFERENCE: variant_of(REFERENCE, belief)}
-    return variants | ends | {OWN_REFERENCE: own}
+    return variants | {name: variant_of(name, belief) for name in ENDS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -219,19 +219,27 @@ def _write_dicts(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str,
     write_csv(path, columns, (tuple(row[column] for column in columns) for row in rows))
 
 
-def comparisons(measured: Iterable[Measured], cluster: str, seed: int) -> list[Comparison]:
-    """The main study: what all policies did in each workload at each load."""
+def named(place: Place) -> str:
+    """A place in a few words."""
+    return printable(f"{place.workload} at load {place.load:g}")
+
+
+def comparisons(
+    measured: Iterable[Measured],
+    cluster: str,
+    seed: int,
+    study: str = "main",
+    title: Callable[[Place], str] = named,
+) -> list[Comparison]:
+    """A study, the main one by default: what all policies did in each place."""
     places: dict[Place, list[Measured]] = {}
     for one in measured:
-        if one.study == "main":
+        if one.study == study:
             places.setdefault(one.place, []).append(one)
     return [
         Comparison(
             tuple(_episode(one.policy, played) for one in here for played in one.episodes),
-            Setting(
-                *(place.workload, cluster, place.load, seed),
-                printable(f"{place.workload} at load {place.load:g}"),
-            ),
+            Setting(place.workload, cluster, place.load, seed, title(place)),
             (),
             tuple(one.policy for one in here if one.belief == "oracle"),
         )

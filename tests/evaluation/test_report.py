@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,10 @@ from llmsched_gym.evaluation import Comparison, Episode, report
 from llmsched_gym.evaluation.report_figures import MOST_BARS, SYMBOLS, Looks, belief, gantt, shown
 from llmsched_gym.evaluation.reporting import report_places
 from llmsched_gym.evaluation.results import Setting
+from llmsched_gym.metrics import Estimate
 from llmsched_gym.plotting import MARKERS
 from llmsched_gym.workload.job import Kind
+from support.html import Page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 EVIL = (
@@ -70,34 +71,6 @@ def comparison(
 def environment(jobs: int = 6, **options: Any) -> LLMSchedEnv:
     cluster = load_cluster("a100_llama2_7b", engines=2, max_batch=4, regular_executors=4)
     return LLMSchedEnv("planning", cluster, num_jobs=jobs, load=2.0, **options)
-
-
-class Page(HTMLParser):
-    """The tables of a page as texts, and its tags with their attributes."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.tables: dict[str, list[list[str]]] = {}
-        self._rows: list[list[str]] = []
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "table":
-            self._rows = self.tables[dict(attrs)["id"] or ""] = []
-        elif tag == "tr":
-            self._rows.append([])
-        elif tag in ("td", "th"):
-            self._rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "table":
-            self._rows = []
-
-    def handle_data(self, data: str) -> None:
-        if self._rows and self._rows[-1]:
-            self._rows[-1][-1] += data.strip("\n")
 
 
 def ends(bars: Any) -> tuple[Any, Any]:
@@ -398,6 +371,29 @@ def test_a_browser_shows_several_places(tmp_path: Path, labels: tuple[str, ...])
     told = told_by_browser(path, LOOK.replace("#policies-table", "#place1-policies-table"))
     assert told["plots"] == 6
     assert [float(one) for one in told["up"]] == sorted(map(float, told["before"]))
+
+
+def test_places_may_have_scores(tmp_path: Path) -> None:
+    places = [comparison(("mine", "other", "seer")) for _ in range(2)]
+    scores = {
+        "mine": [Estimate(0.5, 0.4, 0.65), Estimate(-0.2), Estimate(0.15)],
+        "other": [Estimate(0.25), Estimate(None), Estimate(0.4)],
+    }
+    path = report_places("Two", places, tmp_path / "report.html", [], scores)
+    head, *rows = Page(path).tables["scores-table"]
+    assert [one[1:] for one in head[1:]] == ["mine", "other"]
+    assert [row[0] for row in rows] == ["mine at load 1.3"] * 2 + ["mean"]
+    assert [row[1:] for row in rows] == [
+        ["50.0 [40.0, 65.0]", "25.0"],
+        ["-20.0", "n/a"],
+        ["15.0", "40.0"],
+    ]
+    text = path.read_text("utf-8").split('id="places-table"')[0]
+    bold = re.findall(r'class="best" data-value="[^"]*">([^< ]*)', text)
+    assert bold == ["50.0", "40.0"], "the highest, where all have one"
+    assert '<h2 class="place">mine at load 1.3</h2><p class="about">episodes: 2</p>' in (
+        path.read_text("utf-8")
+    )
 
 
 def test_a_policy_may_play_in_some_places_only(tmp_path: Path) -> None:

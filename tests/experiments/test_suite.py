@@ -16,14 +16,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from llmsched_gym import metrics
 from llmsched_gym.agents import make_policy
+from llmsched_gym.belief import BeliefSettings
 from llmsched_gym.commands import evaluate
 from llmsched_gym.env import SCENARIOS, SUITE, LLMSchedEnv
 from llmsched_gym.evaluation import play
+from llmsched_gym.evaluation.comparison import CLAIRVOYANTS
 from llmsched_gym.evaluation.results import OWN_REFERENCE, best_reference
 from llmsched_gym.experiments import leaderboard
+from llmsched_gym.experiments.plan import variant_of
 from llmsched_gym.experiments.scores import MEAN, Score, picture, scores
 from llmsched_gym.experiments.suite import ENDS
 from llmsched_gym.metrics import Estimate
+from support.html import Page
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -105,6 +109,13 @@ def test_a_picture_has_a_mark_for_each_score_and_none_for_the_ends() -> None:
     assert picture(found[6:], "only the ends") is None
 
 
+def test_the_references_are_those_of_a_comparison() -> None:
+    for run in CLAIRVOYANTS:
+        one = variant_of(run.label, BeliefSettings())
+        assert (one.policy, dict(one.options), one.belief) == (run.policy, run.options, "oracle")
+    assert tuple(run.label for run in CLAIRVOYANTS) == ENDS[1:]
+
+
 # --- the experiment -------------------------------------------------------------------------------
 
 
@@ -145,8 +156,35 @@ def test_a_small_suite_from_end_to_end(command: Command) -> None:
     alone = play(env, make_policy("fcfs"), "fcfs", 0, 0).jobs["jct_s"].mean()
     assert means["both_scarce", "fcfs"] == pytest.approx(alone)
     kept = {path: path.stat().st_mtime_ns for path in Path("out/cells").iterdir()}
-    assert command(policies)[0] == 0, "the same command goes on"
+    assert command(policies, "report=true")[0] == 0, "the same command goes on"
     assert {path: path.stat().st_mtime_ns for path in Path("out/cells").iterdir()} == kept
+    check_report(Path("out"), means)
+
+
+def check_report(folder: Path, means: dict[tuple[str, str], float]) -> None:
+    """Its scores are those of the file, its means those of the episodes."""
+    page = Page(folder / "report.html")
+    head, *rows = page.tables["scores-table"]
+    labels = [one[1:] for one in head[1:]]  # after their marks
+    found = {
+        (row["scenario"], row["policy"]): f"{float(row['score']):.1f}"
+        for row in table(folder / "scores.csv")
+        if row["policy"] in labels
+    }
+    assert {
+        (row[0], label): cell for row in rows for label, cell in zip(labels, row[1:], strict=True)
+    } == found
+    names = [row[0] for row in rows[:-1]]
+    for number, name in enumerate(names):
+        shown = page.tables[f"place{number}-policies-table"][1:]
+        assert len(shown) == len(labels) + len(ENDS)
+        assert sum("(clairvoyant)" in row[0] for row in shown) == 2
+        assert [row[1].split()[0] for row in shown] == [
+            f"{means[name, row[0][1:].removesuffix(' (clairvoyant)')]:.1f}" for row in shown
+        ]
+        assert all(float(row[6]) >= 1 for row in shown), "x bound"
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(SCENARIOS[name].tests in text for name in names)
 
 
 def test_the_policy_of_the_command_line_plays(command: Command) -> None:
@@ -173,7 +211,7 @@ def test_the_policy_of_the_command_line_plays(command: Command) -> None:
         ("cluster.engines=2", "cluster.engines: not an option of an experiment"),
         ("num_jobs=5", "num_jobs: not an option of an experiment, which has experiment.num_jobs"),
         ("belief=prior", "belief: not an option of an experiment, which has experiment.policies"),
-        ("report=true", "report: not an option of an experiment"),
+        ("animation=true", "animation: not an option of an experiment, which has a picture"),
     ],
 )
 def test_bad_input_ends_with_one_line(
