@@ -66,6 +66,7 @@ OWN_COLOURS = {
     "llmsched_priced": "#8A2BE2",
     "resource_srtf": "#9C4884",
     "gnn": "#D800B4",
+    "resource_srtf_begun": "#243024",
 }
 FREE_COLOURS = ("#54603C", "#FC306C")  # for policies of the user's own, before others
 

@@ -84,6 +84,35 @@ def test_resource_srtf_is_srtf_of_the_own_work() -> None:
         assert make_policy("resource_srtf").act(seen) == own
 
 
+@pytest.mark.parametrize(
+    ("margin", "llm", "tool"),
+    [
+        (0.05, 1, 2),  # 1.9 of 2 s count, less than 1.95; of the tools 9.5 of 10 s, not below 9
+        (0.02, 0, 2),  # 1.96 of 2 s
+        (0.2, 1, 1),  # 8 of 10 s of tools
+        (0, 0, 2),
+        (1, 1, 1),
+    ],
+)
+def test_what_is_begun_goes_before_what_is_nearly_as_short(
+    margin: float, llm: int, tool: int
+) -> None:
+    jobs: list[dict[str, Any]] = [
+        {"work_llm_s": 1.95, "work_regular_s": 12},
+        {"work_llm_s": 2, "work_regular_s": 10, "completed_tasks": 3},
+        {"work_llm_s": 3, "work_regular_s": 9, "running_tasks": 2},  # of it nothing is known yet
+    ]
+    policy = make_policy("resource_srtf_begun", margin=margin)
+    assert policy.act(observation(jobs, LLM)) == llm
+    assert policy.act(observation(jobs, TOOLS)) == tool
+
+
+@pytest.mark.parametrize("margin", [-0.1, 1.1, "much", float("nan")])
+def test_a_margin_is_a_share(margin: Any) -> None:
+    with pytest.raises(ValueError, match=f"margin: {margin!r} is not a number from 0 to 1"):
+        make_policy("resource_srtf_begun", margin=margin)
+
+
 def test_an_unknown_way_to_count_demand() -> None:
     with pytest.raises(ValueError, match="demand: unknown 'some', choose from all, llm, own"):
         make_policy("srtf", demand="some")
