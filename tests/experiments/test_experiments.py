@@ -229,7 +229,7 @@ def command(run_main: Command) -> Command:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("experiment=best", "choose from beyond, paper, paper_quick, suite, traces"),
+        ("experiment=best", "choose from beyond, paper, paper_quick, robustness, suite, traces"),
         ("experiment.episode=3", "episode"),
         (
             "+experiment.episode=3",
