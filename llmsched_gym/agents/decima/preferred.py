@@ -14,34 +14,38 @@ from numpy.typing import NDArray
 
 from llmsched_gym.agents.base import Observation
 from llmsched_gym.agents.decima.network import GraphNetwork, scales_read
-from llmsched_gym.agents.learning.episodes import Act
 from llmsched_gym.compiled import compiled
 from llmsched_gym.env.features import STAGE_COLUMN
 
 
-def preferred(network: GraphNetwork, preference: NDArray[np.float64] | None = None) -> Act:
+class Preferred:
     """Always the legal stage whose linear part is greatest, of equals the lowest row; what
     :func:`llmsched_gym.agents.decima.rollout.likeliest` does, but for how sums are rounded.
 
     Parameters
     ----------
-    preference : [N, 2 f], what is added to the weights in each environment; None: nothing.
+    network : as it is now; what it learns later makes no difference.
+    preference : [N, 2 f], what is added to the weights in each of N environments; None: nothing.
     """
-    stages, jobs, _ = network.columns
-    scales = scales_read({"stages": stages, "jobs": jobs})
-    scale = np.concatenate([scales[table].numpy() for table in ("stages", "jobs")])
-    weights = network.preference().cpu().numpy().astype(np.float64)
-    weights = weights[None] if preference is None else weights + preference
-    weights = weights.reshape(len(weights), 2, -1) * scale  # [N or 1, 2, f]
 
-    def act(observation: Observation) -> NDArray[np.int64]:
-        mask = observation["action_mask"]
-        stage = observation["stages"][..., :stages]
-        job = observation["jobs"][..., :jobs]
-        each = np.broadcast_to(weights, (len(mask), *weights.shape[1:]))
-        return np.asarray(_greatest(stage, observation["stage_job"], job, mask, each))
+    def __init__(
+        self, network: GraphNetwork, preference: NDArray[np.float64] | None = None
+    ) -> None:
+        self._stages, self._jobs, _ = network.columns
+        scales = scales_read({"stages": self._stages, "jobs": self._jobs})
+        scale = np.concatenate([scales[table].numpy() for table in ("stages", "jobs")])
+        weights = network.preference().cpu().numpy().astype(np.float64)
+        weights = weights[None] if preference is None else weights + preference
+        self._weights = weights.reshape(len(weights), 2, -1) * scale
 
-    return act
+    def __call__(self, observation: Observation) -> NDArray[np.int64]:
+        """Actions, with the leading dimensions of the observation."""
+        seen = [observation[name] for name in ("stages", "stage_job", "jobs", "action_mask")]
+        leading = seen[-1].shape[:-1]
+        stages, of, jobs, mask = (one.reshape(-1, *one.shape[len(leading) :]) for one in seen)
+        weights = np.broadcast_to(self._weights, (len(mask), *self._weights.shape[1:]))
+        chosen = _greatest(stages[..., : self._stages], of, jobs[..., : self._jobs], mask, weights)
+        return np.asarray(chosen).reshape(leading)
 
 
 @compiled

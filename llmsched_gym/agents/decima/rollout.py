@@ -25,7 +25,7 @@ from llmsched_gym.agents.decima.network import (
     log_prob,
 )
 from llmsched_gym.agents.decima.options import DecimaOptions
-from llmsched_gym.agents.decima.preferred import preferred
+from llmsched_gym.agents.decima.preferred import Preferred
 from llmsched_gym.agents.learning.episodes import Act, Trajectory, make_environments, play
 from llmsched_gym.agents.learning.run import (
     ACTIONS,
@@ -170,7 +170,7 @@ def likeliest(network: GraphNetwork, preference: NDArray[np.float64] | None = No
     things in each environment (:meth:`llmsched_gym.agents.decima.network.GraphNetwork.forward`).
     """
     if network.only_prefers():
-        return preferred(network, preference)
+        return Preferred(network, preference)
     preferences = None if preference is None else torch.from_numpy(preference).float()
 
     def act(observation: Observation) -> NDArray[np.int64]:

@@ -188,7 +188,8 @@ class GNNetwork(GraphNetwork):
         """Whether the linear part decides alone, as of any :class:`GraphNetwork`."""
         *zero, wait = *self.score[-1].parameters(), self.of_pool.weight, self.of_pool.bias
         nothing = not any(one.any() for one in (*zero, wait[:-1]))
-        return nothing and wait[-1].item() <= NEVER
+        ours = type(self).forward is GNNetwork.forward  # and not one that adds something else
+        return ours and nothing and wait[-1].item() <= NEVER
 
     def forward(self, graph: Graph, preference: Tensor | None = None) -> Decision:
         """The log-probabilities of all actions, as of any :class:`GraphNetwork`."""

@@ -59,7 +59,7 @@ def collected(folder: Path, options: DecimaOptions = TINY, **task: Any) -> list[
         "weights": rollout.weights_of(network),
         "expert": None,
     }
-    return [chunk.collect(Task(**(given | task)))]
+    return chunk.collect(Task(**(given | task)))
 
 
 @pytest.fixture(scope="module")
@@ -495,7 +495,7 @@ def test_ray_learns_the_same_though_a_worker_dies(
 
             self.chunk = RemoteChunk(*arguments)
 
-        def collect(self, task: Task) -> rollout.Packed:
+        def collect(self, task: Task) -> list[rollout.Packed]:
             packed = self.chunk.collect(task)
             if task.iteration == 1:
                 with contextlib.suppress(FileExistsError), dead.open("x"):

@@ -22,6 +22,7 @@ from llmsched_gym.agents.decima.options import DecimaOptions
 from llmsched_gym.agents.decima.rollout import (
     COLLECTORS,
     Chunk,
+    Collect,
     Rollout,
     Task,
     job_seconds,
@@ -184,18 +185,18 @@ def test_each_environment_counts_alike(tmp_path: Path) -> None:
     network, rates = noisy(spread=0.01), []
     for scaled in (cost, cost * np.repeat((1.0, 50.0), 4)):
         before = network.preference().clone()
-        rollouts = [rollout_of(scaled)]
-        tune(learner_with(network), lambda _, given=rollouts: given, 0, OPTIONS, 2)
+        tune(learner_with(network), that_costs(scaled), 0, OPTIONS, 2)
         rates.append((network.preference() - before).numpy())
     ways = [ascent(cost[part], noise[part], 4) for part in (slice(4), slice(4, 8))]
     for found in rates:
         np.testing.assert_allclose(found, np.mean(ways, axis=0), atol=1e-5)
 
 
-def rollout_of(cost: np.ndarray) -> Rollout:
-    """Of episodes with one step."""
+def that_costs(cost: np.ndarray) -> Collect:
+    """Collects episodes with one step."""
     times = np.array([np.zeros(len(cost)), np.ones(len(cost))])
-    return Rollout(Trajectory(times, -cost[None], np.ones(len(cost), np.int64)), [])
+    rollout = Rollout(Trajectory(times, -cost[None], np.ones(len(cost), np.int64)), [])
+    return lambda task: [rollout]
 
 
 def test_held_out_episodes_of_several_count_alike() -> None:
@@ -216,23 +217,31 @@ def test_several_environments_want_tuning_alone(
     tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(TrainingError, match=message):
-        train(training(tmp_path, also=[ENVIRONMENT]), DecimaOptions(**{"iterations": 0} | options))
+        train(
+            training(tmp_path, also=[ENVIRONMENT]), replace(DecimaOptions(iterations=0), **options)
+        )
 
 
 def test_a_run_on_several_goes_on_to_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = DecimaOptions(
-        **{"iterations": 0, "tuning_iterations": 3, "groups": 2, "replicas": 2},
-        **{"begin_as": "resource_srtf", "warm_start": None, "tuning_noise": 0.3},
-        **{"evaluate_every": 1, "evaluation_episodes": 2},
+        iterations=0,
+        groups=2,
+        replicas=2,
+        begin_as="resource_srtf",
+        warm_start=None,
+        tuning_iterations=3,
+        evaluate_every=1,
+        evaluation_episodes=2,
     )
     also = [ENVIRONMENT | {"num_jobs": 5}]
     train(training(tmp_path / "whole", also=also), options)
     cut = training(tmp_path / "cut", also=also)
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(decima, "tune", stopped(tune, 2, KeyboardInterrupt, "after"))
-        train(cut, options)
+        with pytest.raises(KeyboardInterrupt):
+            train(cut, options)
     train(replace(cut, resume=True), options)
     one, other = learnt(tmp_path / "whole", "decima"), learnt(tmp_path / "cut", "decima")
     assert one["counters"]["iteration"] == 3
