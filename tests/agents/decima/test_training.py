@@ -469,7 +469,7 @@ def test_times_that_are_not_given_scale_with_arrivals() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("iterations", 0), ("replicas", 1), ("minibatch", 0), ("clip", 0.0)),
+        *(("iterations", -1), ("replicas", 1), ("minibatch", 0), ("clip", 0.0)),
         *(("learning_rate", math.inf), ("discount_s", -1.0), ("entropy", -0.1)),
         ("horizon_end_s", math.nan),
     ],
