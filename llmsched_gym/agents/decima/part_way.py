@@ -1,6 +1,6 @@
 """A network part of the way from `resource_srtf` to what tuning has led to.
 
-    python -m llmsched_gym.agents.decima.part_way outputs/mine/best.safetensors 0.25 mine.safetensors
+    python -m llmsched_gym.agents.decima.part_way mine/best.safetensors 0.25 mine/part.safetensors
 
 Tuning plays short episodes, in whose short queues a job is seldom close to another. Preferences
 that pay there can go too far in longer queues; docs/training.md shows by how much.
@@ -8,6 +8,7 @@ that pay there can go too far in longer queues; docs/training.md shows by how mu
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -38,9 +39,19 @@ def part_way(path: Path, share: float, to: Path) -> None:
     checkpoint.save(to, network.state_dict(), kept | {"share": share})
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="that train.py has written")
+    parser.add_argument("share", type=float, help="of the way, from 0 to 1")
+    parser.add_argument("to", type=Path, help="the file to write")
+    given = parser.parse_args()
     try:
-        part_way(Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3]))
-    except (ValueError, IndexError, OSError) as error:
+        part_way(given.checkpoint, given.share, given.to)
+    except (ValueError, OSError) as error:
         print(f"part_way: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
