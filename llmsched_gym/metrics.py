@@ -104,6 +104,25 @@ def reduction(policy: ArrayLike, baseline: ArrayLike) -> Estimate:
     return _estimate(_reduction, policy, baseline)
 
 
+def mean_reduction(places: Sequence[tuple[ArrayLike, ArrayLike]]) -> Estimate:
+    """The mean over several places of :func:`reduction`; every place counts alike.
+
+    Parameters
+    ----------
+    places
+        Policy and baseline of each, [episodes] mean JCTs. Episodes of one number are resampled
+        together, in all places at once.
+
+    Raises
+    ------
+    ValueError
+        if there is no place, or they are not of one length.
+    """
+    if not places:
+        raise ValueError("places: there is none")
+    return _estimate(_mean_reduction, *(sample for place in places for sample in place))
+
+
 def p99_reduction(policy: ArrayLike, baseline: ArrayLike) -> Estimate:
     """By what share the policy's 99th percentile over all jobs is below the baseline's.
 
@@ -191,6 +210,11 @@ def _mean(sample: NDArray[np.float64], axis: int = -1) -> Any:
 
 def _reduction(policy: NDArray[np.float64], baseline: NDArray[np.float64], axis: int = -1) -> Any:
     return 1 - policy.mean(axis) / baseline.mean(axis)
+
+
+def _mean_reduction(*samples: NDArray[np.float64], axis: int = -1) -> Any:
+    places = zip(samples[::2], samples[1::2], strict=True)
+    return np.mean([_reduction(*place, axis=axis) for place in places], axis=0)
 
 
 def _gap_closed(

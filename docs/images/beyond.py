@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -30,15 +29,11 @@ def reductions(
     played = pd.read_csv(folder / "episodes.csv").pivot_table(
         index=["scenario", "episode"], columns="policy", values="mean_jct_s"
     )
-    found = {
-        other: {
-            name: metrics.reduction(played.loc[name][policy], played.loc[name][other])
-            for name in SCENARIOS
-        }
-        for other in others
-    }
-    for of in found.values():
-        of["mean"] = Estimate(float(np.mean([one.value for one in of.values()])))
+    found = {}
+    for other in others:
+        pairs = {n: (played.loc[n][policy], played.loc[n][other]) for n in SCENARIOS}
+        found[other] = {name: metrics.reduction(*pair) for name, pair in pairs.items()}
+        found[other]["mean"] = metrics.mean_reduction(list(pairs.values()))
     return found
 
 

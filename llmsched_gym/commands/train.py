@@ -31,6 +31,7 @@ from llmsched_gym.commands.settings import (
     named_settings,
     options,
 )
+from llmsched_gym.env.named import SCENARIOS, named_scenario
 from llmsched_gym.env.scenario import Scenario
 from llmsched_gym.errors import InputError, one_line
 from llmsched_gym.settings import Count, Flag, Folder, Number, Positive, Settings, Text
@@ -64,6 +65,7 @@ class TrainSettings(Settings):
     cluster: Any = None
     belief: Any = None
     scenario: Any = None
+    scenarios: Any = None
     num_jobs: Count
     max_stages: Count | None
     reward: Text
@@ -91,14 +93,14 @@ def build(given: dict[str, Any], logged: dict[str, Any]) -> tuple[Learn, Trainin
         rollout = options("rollout", settings.rollout, choices["rollout"])
         if settings.logger not in LOGGERS:
             raise ValueError(f"logger: choose from {', '.join(LOGGERS)}")
-        named = environment(settings.workload, settings.cluster, settings.belief, choices)
+        named = environment(settings.workload, settings.cluster, settings.belief, choices) | {
+            "num_jobs": settings.num_jobs,
+            "max_stages": settings.max_stages,
+            "reward": settings.reward,
+        }
+        first, *others = several(settings, named)
         training = Training(
-            environment=named
-            | {
-                "num_jobs": settings.num_jobs,
-                "max_stages": settings.max_stages,
-                "reward": settings.reward,
-            },
+            environment=first,
             seed=settings.seed,
             workers=RolloutSettings.read(rollout).num_workers,
             rollout=rollout["name"],
@@ -110,11 +112,28 @@ def build(given: dict[str, Any], logged: dict[str, Any]) -> tuple[Learn, Trainin
             logger=settings.logger,
             settings=logged,
             wandb=given["wandb"],
+            also=others,
         )
-        Scenario(**training.environment)  # tells what is wrong with it before anything begins
+        for one in training.environments:
+            Scenario(**one)  # tells what is wrong with it before anything begins
     except (ValueError, OSError) as error:
         raise InputError(one_line(error)) from error
     return learn, training
+
+
+def several(settings: TrainSettings, named: dict[str, Any]) -> list[dict[str, Any]]:
+    """The arguments of the environments to learn from: the one that is named, or those of the
+    tasks of the suite, whose workload, load and cluster replace its own.
+    """
+    names = list(SCENARIOS) if settings.scenarios == "all" else settings.scenarios
+    if names is None:
+        return [named]
+    if not isinstance(names, list) or not names or len({*map(str, names)}) < len(names):
+        raise ValueError(f"scenarios: {names!r} is neither all nor a list of different names")
+    if settings.scenario is not None:
+        raise ValueError(f"scenarios: with scenario={settings.scenario}, choose one of the two")
+    jobs = {"arrival_rate": None, "num_jobs": settings.num_jobs}
+    return [named | named_scenario(name).options() | jobs for name in names]
 
 
 # --- the command ----------------------------------------------------------------------------------

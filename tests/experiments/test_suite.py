@@ -92,6 +92,21 @@ def test_the_mean_of_scores_has_the_interval_of_its_resamples() -> None:
         metrics.mean_gap_closed([])
 
 
+def test_the_mean_of_reductions_counts_places_alike() -> None:
+    rng = np.random.default_rng(1)
+    jct_s = rng.uniform(10.0, 30.0, (3, 2, 12)) * np.array([1.0, 10.0, 0.1])[:, None, None]
+    places = [tuple(place) for place in jct_s]
+    each = [metrics.reduction(*place) for place in places]
+    found = metrics.mean_reduction(places)
+    assert found.value == pytest.approx(np.mean([one.value for one in each]))
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.value < found.high
+    assert metrics.mean_reduction(places[:1]) == each[0]
+    with pytest.raises(ValueError, match="places: there is none"):
+        metrics.mean_reduction([])
+
+
 def test_a_picture_has_a_mark_for_each_score_and_none_for_the_ends() -> None:
     nothing = Estimate(None)
     found = [

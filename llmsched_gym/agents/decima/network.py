@@ -251,6 +251,12 @@ class GraphNetwork(nn.Module, ABC):
         to them begins at 0, as waiting does at never.
         """
 
+    @abstractmethod
+    def only_prefers(self) -> bool:
+        """Whether the linear part decides alone: nothing is added to it, no cluster changes its
+        weights, and nobody waits who can do otherwise.
+        """
+
     def prefer_least_work(self) -> None:
         """Let the linear part be minus the work of the job on what a stage asks for."""
         stages, jobs, _ = self.columns
@@ -348,6 +354,12 @@ class DecimaNetwork(GraphNetwork):
             linear.zero_()
             wait.zero_()
             self.heads.bias[-1] = NEVER
+
+    def only_prefers(self) -> bool:
+        """Whether the linear part decides alone, as of any :class:`GraphNetwork`."""
+        changing = self.heads.weight[self.parts[0] :]
+        zero = self.score.weight, self.score.bias, changing
+        return not any(one.any() for one in zero) and self.heads.bias[-1].item() <= NEVER
 
     def forward(self, graph: Graph, preference: Tensor | None = None) -> Decision:
         """The log-probabilities of all actions, as of any :class:`GraphNetwork`."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 DEVICES = ("cpu", "cuda")
 FIRST = ("resource_srtf",)  # what a network can begin as
 _MAY_BE_ZERO = (
-    *("learning_rate_end", "entropy", "entropy_end"),
+    *("iterations", "learning_rate_end", "entropy", "entropy_end"),
     *("warm_start_decisions", "warm_start_entropy", "tuning_iterations"),
 )
 _JOBS = {"horizon_start_s": 40.0, "horizon_end_s": 80.0, "discount_s": 40.0}  # that arrive in it
@@ -26,7 +26,7 @@ class DecimaOptions:
     Attributes
     ----------
     iterations : of collecting episodes and learning from them by imitation and PPO; schedules end
-        with the last.
+        with the last. 0: tuning alone.
     groups, replicas : episodes of an iteration: the replicas of a group have the same jobs and
         arrivals, and are each other's baseline.
     horizon_start_s, horizon_end_s : mean of the random time after which the episodes of an
@@ -100,6 +100,8 @@ class DecimaOptions:
             raise ValueError(
                 f"agent.begin_as: unknown {self.begin_as!r}, choose from {', '.join(FIRST)}, null"
             )
+        if not self.iterations + self.tuning_iterations:
+            raise ValueError("agent.iterations: 0, as agent.tuning_iterations: nothing is learnt")
         if self.replicas < 2:
             raise ValueError("agent.replicas: 1, but it takes 2 to be each other's baseline")
         if self.tuning_iterations and self.replicas % 2:

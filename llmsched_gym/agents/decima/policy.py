@@ -19,6 +19,7 @@ from llmsched_gym.errors import MissingExtra
 
 if TYPE_CHECKING:  # torch takes seconds to import, and nobody else needs it
     from llmsched_gym.agents.decima.network import GraphNetwork
+    from llmsched_gym.agents.learning.episodes import Act
 
 DEFAULT = "mixed_bayes"
 
@@ -54,6 +55,7 @@ class Decima(Policy):
         self.greedy = greedy
         path = self._find(DEFAULT if checkpoint is None else str(checkpoint))
         self.network = self._load(path)
+        self._preferred = self._without_network()
 
     def act(self, observation: Observation) -> Actions:
         """The likeliest action, or one drawn: a number for each member of a batch."""
@@ -62,12 +64,21 @@ class Decima(Policy):
         from llmsched_gym.agents.decima.network import actions, choose, graph_of
 
         mask = observation["action_mask"]
+        if self._preferred is not None:
+            chosen = self._preferred(observation)
+            return chosen if chosen.ndim else int(chosen)
         graph = graph_of(observation)
         uniform = None if self.greedy else self.rng.random(len(graph.cluster))
         with _one_thread(), torch.inference_mode():
             chosen = choose(graph, self.network(graph), uniform)
         acted = actions(graph, chosen, mask.shape[-1] - 1).reshape(mask.shape[:-1])
         return acted if acted.ndim else int(acted)
+
+    def _without_network(self) -> Act | None:
+        """The same, some hundred times as quick, where the linear part of scores decides alone."""
+        from llmsched_gym.agents.decima.preferred import Preferred
+
+        return Preferred(self.network) if self.greedy and self.network.only_prefers() else None
 
     def _find(self, checkpoint: str) -> Path:
         """The file of a shipped checkpoint, or the one at a path."""

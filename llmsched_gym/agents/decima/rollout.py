@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from llmsched_gym.agents.decima.network import (
     log_prob,
 )
 from llmsched_gym.agents.decima.options import DecimaOptions
+from llmsched_gym.agents.decima.preferred import Preferred
 from llmsched_gym.agents.learning.episodes import Act, Trajectory, make_environments, play
 from llmsched_gym.agents.learning.run import (
     ACTIONS,
@@ -33,6 +35,7 @@ from llmsched_gym.agents.learning.run import (
     TrainingError,
     random_stream,
 )
+from llmsched_gym.env.vector import LLMSchedVectorEnv
 from llmsched_gym.processes import start_ray
 
 
@@ -166,6 +169,8 @@ def likeliest(network: GraphNetwork, preference: NDArray[np.float64] | None = No
     """Always the likeliest action; with ``preference`` [N, 2 f], to a network that prefers other
     things in each environment (:meth:`llmsched_gym.agents.decima.network.GraphNetwork.forward`).
     """
+    if network.only_prefers():
+        return Preferred(network, preference)
     preferences = None if preference is None else torch.from_numpy(preference).float()
 
     def act(observation: Observation) -> NDArray[np.int64]:
@@ -204,38 +209,49 @@ def noise_of(
 
 
 class Chunk:
-    """Some of the groups of episodes, in a vector environment of their own."""
+    """Some of the groups of episodes, in a vector environment for each kind of cluster."""
 
     def __init__(self, training: Training, options: DecimaOptions, groups: Sequence[int]) -> None:
-        self._seed, self._replicas, self._groups = training.seed, options.replicas, groups
-        self._envs = make_environments(training.environment, len(groups) * options.replicas, 1)
+        self._seed, self._replicas = training.seed, options.replicas
+        self._parts = [
+            (make_environments(environment, len(own) * options.replicas, 1), own)
+            for environment, dealt in zip(
+                training.environments, groups_of(options, training), strict=True
+            )
+            if (own := [group for group in groups if group in dealt])
+        ]
         self._network = options.make_network()
         self._stopped = False
 
-    def collect(self, task: Task) -> Rollout:
+    def collect(self, task: Task) -> list[Rollout]:
         """Play the episodes of an iteration."""
         weights = {name: torch.from_numpy(array) for name, array in task.weights.items()}
         self._network.load_state_dict(weights)
+        return [self._collect(task, *part) for part in self._parts]
+
+    def _collect(self, task: Task, envs: LLMSchedVectorEnv, groups: Sequence[int]) -> Rollout:
         seeds = [
             int(random_stream(self._seed, JOBS, task.iteration, group).integers(2**63))
-            for group in self._groups
+            for group in groups
             for _ in range(self._replicas)
         ]
         if task.noise:
             size = len(self._network.preference())
-            drawn = noise_of(self._seed, task.iteration, self._groups, self._replicas, size)
+            drawn = noise_of(self._seed, task.iteration, groups, self._replicas, size)
             act = likeliest(self._network, task.noise * drawn)
-            return Rollout(self._play(act, seeds, task), [])
+            return Rollout(self._play(envs, act, seeds, task), [])
         generators = [
             random_stream(self._seed, ACTIONS, task.iteration, group, replica)
-            for group in self._groups
+            for group in groups
             for replica in range(self._replicas)
         ]
         recorder = Recorder(self._network, generators, self._expert(task))
-        return Rollout(self._play(recorder, seeds, task), recorder.choices)
+        return Rollout(self._play(envs, recorder, seeds, task), recorder.choices)
 
-    def _play(self, act: Act, seeds: Sequence[int], task: Task) -> Trajectory:
-        return play(self._envs, act, seeds, task.limit_s, lambda: self._stopped)
+    def _play(
+        self, envs: LLMSchedVectorEnv, act: Act, seeds: Sequence[int], task: Task
+    ) -> Trajectory:
+        return play(envs, act, seeds, task.limit_s, lambda: self._stopped)
 
     def _expert(self, task: Task) -> Act | None:
         if task.expert is None:
@@ -257,13 +273,21 @@ def chunks_of(options: DecimaOptions, training: Training) -> list[Sequence[int]]
     return [part.tolist() for part in np.array_split(np.arange(options.groups), training.workers)]
 
 
+def groups_of(options: DecimaOptions, training: Training) -> list[Sequence[int]]:
+    """The groups that play in each environment, as many in each."""
+    groups = np.arange(options.groups).reshape(len(training.environments), -1)
+    return [part.tolist() for part in groups]
+
+
 @contextmanager
 def in_threads(training: Training, options: DecimaOptions) -> Iterator[Collect]:
     """Collect chunks at the same time: torch and the compiled simulator let go of the GIL."""
     chunks = [Chunk(training, options, part) for part in chunks_of(options, training)]
     with ThreadPoolExecutor(len(chunks)) as pool:
         try:
-            yield lambda task: list(pool.map(lambda chunk: chunk.collect(task), chunks))
+            yield lambda task: list(
+                itertools.chain(*pool.map(lambda chunk: chunk.collect(task), chunks))
+            )
         finally:
             for chunk in chunks:
                 chunk.stop()
@@ -293,7 +317,8 @@ def on_ray(training: Training, options: DecimaOptions) -> Iterator[Collect]:
 
         def collect(task: Task) -> list[Rollout]:
             sent = ray.put(task)
-            return [unpack(one) for one in ray.get([a.collect.remote(sent) for a in actors])]
+            parts = ray.get([a.collect.remote(sent) for a in actors])
+            return [unpack(one) for part in parts for one in part]
 
         yield collect
     finally:
@@ -307,9 +332,9 @@ class RemoteChunk(Chunk):
         torch.set_num_threads(1)
         super().__init__(training, options, groups)
 
-    def collect(self, task: Task) -> Packed:  # type: ignore[override]
+    def collect(self, task: Task) -> list[Packed]:  # type: ignore[override]
         """As :meth:`Chunk.collect`."""
-        return pack(super().collect(task))
+        return [pack(one) for one in super().collect(task)]
 
 
 class Packed(NamedTuple):

@@ -350,7 +350,7 @@ def train(training: Training, options: DecimaOptions) -> dict[str, float]:
     check(training, options)
     learner = begin(training, options)
     with COLLECTORS[training.rollout](training, options) as collect:
-        held_out = HeldOut(training.environment, options.evaluation_episodes)
+        held_out = HeldOut(training.environments, options.evaluation_episodes)
         timed = options.at_rate(held_out.scenario.rate)
         total = options.iterations + options.tuning_iterations
         course = Course(
@@ -361,7 +361,7 @@ def train(training: Training, options: DecimaOptions) -> dict[str, float]:
             def go_on() -> dict[str, float]:
                 if learner.iteration < options.iterations:
                     return iterate(learner, collect, training.seed, timed, pool)
-                return tune(learner, collect, training.seed, timed)
+                return tune(learner, collect, training.seed, timed, len(training.environments))
 
             return learn(learner, go_on, course)
 
@@ -376,6 +376,16 @@ def check(training: Training, options: DecimaOptions) -> None:
         raise TrainingError(
             f"rollout.num_workers: {training.workers} workers have only {options.groups} groups of "
             "episodes to collect (agent.groups)"
+        )
+    kinds = len(training.environments)
+    if options.groups % kinds:
+        raise TrainingError(
+            f"agent.groups: {options.groups} groups are not as many in each of {kinds} scenarios"
+        )
+    if kinds > 1 and options.iterations:
+        raise TrainingError(
+            f"agent.iterations: {options.iterations} of imitation and PPO, which learn from one "
+            "scenario; with scenarios choose 0, and tuning alone"
         )
     if options.warm_start is not None:
         try:

@@ -37,10 +37,17 @@ FAR = 2.5  # deviations, beyond which a difference counts no more
 
 
 def tune(
-    learner: Learner[GraphNetwork], collect: Collect, seed: int, options: DecimaOptions
+    learner: Learner[GraphNetwork],
+    collect: Collect,
+    seed: int,
+    options: DecimaOptions,
+    environments: int = 1,
 ) -> dict[str, float]:
     """Play whole episodes with other preferences, and go where they were better; returns what
     happened, for the logs.
+
+    Where there are several ``environments``, with as many groups in each, the way is the mean of
+    those that are better in each of them.
     """
     number = learner.iteration
     begin = time.perf_counter()
@@ -49,7 +56,8 @@ def tune(
     collected = time.perf_counter()
     preference = learner.network.preference()
     noise = noise_of(seed, number, range(options.groups), options.replicas, len(preference))
-    uphill = ascent(job_seconds(rollouts), noise, options.replicas)
+    kinds = np.split(job_seconds(rollouts), environments), np.split(noise, environments)
+    uphill = np.mean([ascent(*one, options.replicas) for one in zip(*kinds, strict=True)], axis=0)
     done = (number - options.iterations) / options.tuning_iterations
     rate = options.tuning_rate * (1 - 0.9 * done)
     preference += rate * torch.from_numpy(uphill).to(preference)

@@ -184,6 +184,13 @@ class GNNetwork(GraphNetwork):
                 weights.zero_()
             self.of_pool.bias[-1] = NEVER
 
+    def only_prefers(self) -> bool:
+        """Whether the linear part decides alone, as of any :class:`GraphNetwork`."""
+        *zero, wait = *self.score[-1].parameters(), self.of_pool.weight, self.of_pool.bias
+        nothing = not any(one.any() for one in (*zero, wait[:-1]))
+        ours = type(self).forward is GNNetwork.forward  # and not one that adds something else
+        return ours and nothing and wait[-1].item() <= NEVER
+
     def forward(self, graph: Graph, preference: Tensor | None = None) -> Decision:
         """The log-probabilities of all actions, as of any :class:`GraphNetwork`."""
         data, legal = hetero_data(graph), legal_stages(graph)

@@ -30,6 +30,7 @@ from llmsched_gym.agents.learning.run import (
     HELD_OUT,
     Training,
     TrainingError,
+    check_one,
     random_stream,
 )
 from llmsched_gym.checks import is_whole
@@ -50,6 +51,7 @@ def train(training: Training, options: CustomOptions) -> dict[str, float]:
     PolicyError
         for what the learner raises.
     """
+    check_one(training, CUSTOM)
     if training.rollout != "threads":
         raise TrainingError(
             f"rollout: a learner of one's own collects as it likes, so {training.rollout} is of no "
@@ -57,7 +59,7 @@ def train(training: Training, options: CustomOptions) -> dict[str, float]:
         )
     state = last_state(training, CUSTOM)
     learner = Custom(options)
-    held_out = HeldOut(training.environment, options.evaluation_episodes)
+    held_out = HeldOut(training.environments, options.evaluation_episodes)
     course = Course(
         CUSTOM,
         training,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,23 @@ COMPARED = ("fcfs", "sjf", "srtf", "llmsched", "resource_srtf")  # on the held-o
 class HeldOut:
     """The same whole episodes for everyone, with jobs that nobody learns from.
 
-    Whatever is learnt from, what counts here is the mean JCT.
+    Whatever is learnt from, what counts here is the mean JCT; of several environments its geometric
+    mean over them, so that a per cent is worth as much in each.
     """
 
-    def __init__(self, environment: dict[str, Any], episodes: int) -> None:
-        self._envs = make_environments(environment | {"reward": "jct"}, episodes)
+    def __init__(self, environments: Sequence[dict[str, Any]], episodes: int) -> None:
+        self._all = [make_environments(one | {"reward": "jct"}, episodes) for one in environments]
         self._seeds = range(HELD_OUT, HELD_OUT + episodes)
         self.episodes = episodes
-        self.scenario = self._envs.scenario
+        self.scenario = self._all[0].scenario
 
     def mean_jct_s(self, act: Act) -> float:
         """The mean JCT, seconds."""
-        reward = play(self._envs, act, self._seeds).reward
-        return -float(reward.sum(0).mean()) / self.scenario.num_jobs
+        means = []
+        for envs in self._all:
+            reward = play(envs, act, self._seeds).reward
+            means.append(-float(reward.sum(0).mean()) / envs.scenario.num_jobs)
+        return means[0] if len(means) == 1 else float(np.exp(np.log(means).mean()))
 
     def mean_jct_of(self, name: str) -> float:
         """The mean JCT of a policy with its default options, seconds."""

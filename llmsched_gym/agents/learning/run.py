@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class Training:
     logger : a name from :data:`llmsched_gym.agents.learning.logs.LOGGERS`.
     settings : all the settings, to be logged and kept with what is learnt.
     wandb : "project" and "mode" for ``logger="wandb"``, each may be None.
+    also : the arguments of other environments, to learn from as well; only some learners do.
     """
 
     environment: dict[str, Any]
@@ -51,6 +52,18 @@ class Training:
     logger: str
     settings: dict[str, Any]
     wandb: Mapping[str, Any] = field(default_factory=dict)
+    also: Sequence[dict[str, Any]] = ()
+
+    @property
+    def environments(self) -> list[dict[str, Any]]:
+        """The arguments of all environments to learn from."""
+        return [self.environment, *self.also]
+
+
+def check_one(training: Training, agent: str) -> None:
+    """TrainingError for several environments, where a learner learns from one."""
+    if training.also:
+        raise TrainingError(f"scenarios: agent={agent} learns from one, choose it as scenario=NAME")
 
 
 def random_stream(seed: int, *which: int) -> np.random.Generator:

@@ -36,6 +36,7 @@ from llmsched_gym.agents.learning.run import (
     WEIGHTS,
     Training,
     TrainingError,
+    check_one,
     random_stream,
 )
 from llmsched_gym.agents.ppo.buffer import GraphRolloutBuffer
@@ -86,7 +87,7 @@ def train(training: Training, options: PPOOptions) -> dict[str, float]:
     torch.set_num_threads(1)  # the network is too small for more
     check(training)
     state = last_state(training, KIND)
-    held_out = HeldOut(training.environment, options.evaluation_episodes)
+    held_out = HeldOut(training.environments, options.evaluation_episodes)
     timed = options.at_rate(held_out.scenario.rate)
     course = Course(
         KIND,
@@ -105,6 +106,7 @@ def train(training: Training, options: PPOOptions) -> dict[str, float]:
 
 def check(training: Training) -> None:
     """TrainingError for settings that do not fit together."""
+    check_one(training, KIND)
     if training.environment["belief"] == "none":
         raise TrainingError("belief: the network reads demands, so it needs prior, bayes or oracle")
     if training.rollout != "threads":

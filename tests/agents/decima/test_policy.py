@@ -1,5 +1,6 @@
 """The policy: legal, reproducible, and clear about what it lacks."""
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,29 @@ def test_a_batch_is_chosen_as_its_members_are(checkpoint: str) -> None:
     assert found.tolist() == [expected[:13], expected[13:]]
     legal = np.take_along_axis(two["action_mask"], found[..., None], -1)
     assert legal.all()
+
+
+def test_a_network_that_only_prefers_plays_resource_srtf(tmp_path: Path) -> None:
+    """Without the network, in batches and alone; one that draws still asks it."""
+    network = DecimaNetwork()
+    network.begin_as_resource_srtf()
+    path = saved(tmp_path / "first.safetensors", network)
+    policy, drawing = (make_policy("decima", checkpoint=path, greedy=one) for one in (True, False))
+    policy = pickle.loads(pickle.dumps(policy))
+    drawing.reset(0)
+    env = LLMSchedEnv(make_workload("mixed", jobs_per_application=40), num_jobs=20, load=3.0)
+    seen, _ = env.reset(seed=0)
+    over, chose, drawn = False, 0, 0
+    while not over:
+        wanted = make_policy("resource_srtf").act(seen)
+        assert policy.act(seen) == wanted
+        assert isinstance(policy.act(seen), int)
+        assert chosen(policy, stacked([seen, seen])) == [wanted, wanted]
+        drawn += drawing.act(seen) != wanted
+        chose += seen["action_mask"].sum() > 1
+        seen, _, over, _, _ = env.step(wanted)
+    assert chose > 50
+    assert drawn > 0
 
 
 def test_the_greedy_action_is_the_likeliest(checkpoint: str) -> None:

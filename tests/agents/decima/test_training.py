@@ -59,7 +59,7 @@ def collected(folder: Path, options: DecimaOptions = TINY, **task: Any) -> list[
         "weights": rollout.weights_of(network),
         "expert": None,
     }
-    return [chunk.collect(Task(**(given | task)))]
+    return chunk.collect(Task(**(given | task)))
 
 
 @pytest.fixture(scope="module")
@@ -469,7 +469,7 @@ def test_times_that_are_not_given_scale_with_arrivals() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("iterations", 0), ("replicas", 1), ("minibatch", 0), ("clip", 0.0)),
+        *(("iterations", -1), ("replicas", 1), ("minibatch", 0), ("clip", 0.0)),
         *(("learning_rate", math.inf), ("discount_s", -1.0), ("entropy", -0.1)),
         ("horizon_end_s", math.nan),
     ],
@@ -495,7 +495,7 @@ def test_ray_learns_the_same_though_a_worker_dies(
 
             self.chunk = RemoteChunk(*arguments)
 
-        def collect(self, task: Task) -> rollout.Packed:
+        def collect(self, task: Task) -> list[rollout.Packed]:
             packed = self.chunk.collect(task)
             if task.iteration == 1:
                 with contextlib.suppress(FileExistsError), dead.open("x"):

@@ -72,7 +72,7 @@ def test_a_run_learns_by_every_part_of_it(uninterrupted: Path) -> None:
 
 def test_the_best_weights_play(uninterrupted: Path) -> None:
     policy = make_policy("gnn", checkpoint=str(uninterrupted / BEST))
-    held_out = HeldOut(ENVIRONMENT, TINY.evaluation_episodes)
+    held_out = HeldOut([ENVIRONMENT], TINY.evaluation_episodes)
     best_jct_s = min(float(row["jct_s"]) for row in rows(uninterrupted)[1:] if row["jct_s"])
     assert held_out.mean_jct_s(lambda seen: np.asarray(policy.act(seen))) == pytest.approx(
         best_jct_s
@@ -130,7 +130,7 @@ def test_parts_do_not_change_a_step(
     chunk = Chunk(run, TINY, range(TINY.groups))
     network = module.begin(run, TINY).network
     played = chunk.collect(Task(0, 20.0, weights_of(network)))
-    samples = module.samples_of([played], TINY.replicas, 20.0)
+    samples = module.samples_of(played, TINY.replicas, 20.0)
     loss, gradients = partial(module.ppo_loss, clip=0.2, bonus=0.01), []
     for part in (10**6, 20):
         monkeypatch.setattr(module, "PART", part)

@@ -101,7 +101,7 @@ def test_the_log_tells_what_happened(uninterrupted: Path) -> None:
 
 def test_the_best_weights_play(uninterrupted: Path) -> None:
     policy = make_policy("ppo", checkpoint=str(uninterrupted / BEST))
-    held_out = HeldOut(ENVIRONMENT, TINY.evaluation_episodes)
+    held_out = HeldOut([ENVIRONMENT], TINY.evaluation_episodes)
     best_jct_s = min(float(row["jct_s"]) for row in rows(uninterrupted) if row["jct_s"])
     assert held_out.mean_jct_s(lambda seen: np.asarray(policy.act(seen))) == best_jct_s
     finish(policy, LLMSchedEnv(**ENVIRONMENT, strict=True))
