@@ -99,6 +99,7 @@ def test_the_mean_of_reductions_counts_places_alike() -> None:
     each = [metrics.reduction(*place) for place in places]
     found = metrics.mean_reduction(places)
     assert found.value == pytest.approx(np.mean([one.value for one in each]))
+    assert found.value is not None
     assert found.low is not None
     assert found.high is not None
     assert found.low < found.value < found.high
