@@ -118,9 +118,7 @@ def mean_reduction(places: Sequence[tuple[ArrayLike, ArrayLike]]) -> Estimate:
     ValueError
         if there is no place, or they are not of one length.
     """
-    if not places:
-        raise ValueError("places: there is none")
-    return _estimate(_mean_reduction, *(sample for place in places for sample in place))
+    return _mean_estimate(_reduction, places)
 
 
 def p99_reduction(policy: ArrayLike, baseline: ArrayLike) -> Estimate:
@@ -199,9 +197,7 @@ def mean_gap_closed(places: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]]) ->
     ValueError
         if there is no place, or they are not of one length.
     """
-    if not places:
-        raise ValueError("places: there is none")
-    return _estimate(_mean_gap_closed, *(sample for place in places for sample in place))
+    return _mean_estimate(_gap_closed, places)
 
 
 def _mean(sample: NDArray[np.float64], axis: int = -1) -> Any:
@@ -210,11 +206,6 @@ def _mean(sample: NDArray[np.float64], axis: int = -1) -> Any:
 
 def _reduction(policy: NDArray[np.float64], baseline: NDArray[np.float64], axis: int = -1) -> Any:
     return 1 - policy.mean(axis) / baseline.mean(axis)
-
-
-def _mean_reduction(*samples: NDArray[np.float64], axis: int = -1) -> Any:
-    places = zip(samples[::2], samples[1::2], strict=True)
-    return np.mean([_reduction(*place, axis=axis) for place in places], axis=0)
 
 
 def _gap_closed(
@@ -228,9 +219,17 @@ def _gap_closed(
     return np.divide(gone, gap, out=np.full_like(gap, np.nan), where=gap > 0)
 
 
-def _mean_gap_closed(*samples: NDArray[np.float64], axis: int = -1) -> Any:
-    places = zip(samples[::3], samples[1::3], samples[2::3], strict=True)
-    return np.mean([_gap_closed(*place, axis=axis) for place in places], axis=0)
+def _mean_estimate(statistic: Statistic, places: Sequence[Sequence[ArrayLike]]) -> Estimate:
+    """The mean over places of a statistic of the samples of each, all resampled together."""
+    if not places:
+        raise ValueError("places: there is none")
+    each = len(places[0])
+
+    def mean(*samples: NDArray[np.float64], axis: int = -1) -> Any:
+        of_places = (samples[k : k + each] for k in range(0, len(samples), each))
+        return np.mean([statistic(*place, axis=axis) for place in of_places], axis=0)
+
+    return _estimate(mean, *(sample for place in places for sample in place))
 
 
 def _estimate(statistic: Statistic, *samples: ArrayLike) -> Estimate:

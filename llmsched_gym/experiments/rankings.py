@@ -268,8 +268,7 @@ def picture(found: Sequence[Standing], title: str) -> Figure | None:
         panel.set_visible(False)
     for panel, workload in zip(grid.flat, workloads, strict=False):
         _panel(panel, [one for one in drawn if one.workload == workload], changes)
-        panel.set_title("", fontsize="small")
-        panel.title.set_text(workload)
+        panel.set_title(workload, fontsize="small")
     grid[0, 0].set_yticks(range(len(changes)), changes)
     grid[0, 0].set_ylim(len(changes) - 0.5, -0.5)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=7)

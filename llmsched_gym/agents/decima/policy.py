@@ -18,6 +18,9 @@ from llmsched_gym.env.features import COSTLY
 from llmsched_gym.errors import MissingExtra
 
 if TYPE_CHECKING:  # torch takes seconds to import, and nobody else needs it
+    import numpy as np
+    from numpy.typing import NDArray
+
     from llmsched_gym.agents.decima.network import GraphNetwork
     from llmsched_gym.agents.learning.episodes import Act
 
@@ -59,23 +62,23 @@ class Decima(Policy):
 
     def act(self, observation: Observation) -> Actions:
         """The likeliest action, or one drawn: a number for each member of a batch."""
+        acted = (self._preferred or self._by_network)(observation)
+        return acted if acted.ndim else int(acted)
+
+    def _by_network(self, observation: Observation) -> NDArray[np.int64]:
         import torch
 
         from llmsched_gym.agents.decima.network import actions, choose, graph_of
 
         mask = observation["action_mask"]
-        if self._preferred is not None:
-            chosen = self._preferred(observation)
-            return chosen if chosen.ndim else int(chosen)
         graph = graph_of(observation)
         uniform = None if self.greedy else self.rng.random(len(graph.cluster))
         with _one_thread(), torch.inference_mode():
             chosen = choose(graph, self.network(graph), uniform)
-        acted = actions(graph, chosen, mask.shape[-1] - 1).reshape(mask.shape[:-1])
-        return acted if acted.ndim else int(acted)
+        return actions(graph, chosen, mask.shape[-1] - 1).reshape(mask.shape[:-1])
 
     def _without_network(self) -> Act | None:
-        """The same, some hundred times as quick, where the linear part of scores decides alone."""
+        """The same without the network, where the linear part of scores decides alone."""
         from llmsched_gym.agents.decima.preferred import Preferred
 
         return Preferred(self.network) if self.greedy and self.network.only_prefers() else None
