@@ -20,7 +20,11 @@ from typing import Any, TypeVar
 
 from llmsched_gym.errors import Interrupted
 
+if sys.platform != "win32":
+    from multiprocessing import resource_tracker
+
 T = TypeVar("T")
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 class WorkerDied(RuntimeError):
@@ -98,7 +102,7 @@ def _started(processes: int) -> Iterator[Mapping[Connection, BaseProcess]]:
     workers: dict[Connection, BaseProcess] = {}
     worker: BaseProcess
     try:
-        with _interrupts_postponed():
+        with _interrupts_postponed(), _interrupts_blocked():
             for _ in range(processes):
                 pipe, other_end = context.Pipe()
                 # All that is sent before the process reads is small: a pipe that is full would
@@ -166,26 +170,37 @@ class _Told(Exception):
 
 @contextmanager
 def _interrupts_postponed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM take effect afterwards, and never in processes started meanwhile."""
+    """Ctrl-C and SIGTERM take effect afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.signal(one, lambda number, _frame: came.append(number)) for one in numbers]
-    if sys.platform != "win32":
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # processes inherit it
+    handlers = [
+        signal.signal(one, lambda number, _frame: came.append(number)) for one in INTERRUPTS
+    ]
     try:
         yield
     finally:
-        if sys.platform != "win32":
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in zip(numbers, handlers, strict=True):
+        for number, handler in zip(INTERRUPTS, handlers, strict=True):
             signal.signal(number, handler)
     if signal.SIGINT in came:
         raise Interrupted
     if came:
         signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes started meanwhile inherit it: they would print a traceback while they import."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # else the first process starts it, which unblocks signals
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 # --- in a worker process --------------------------------------------------------------------------
@@ -194,6 +209,8 @@ def _interrupts_postponed() -> Iterator[None]:
 def _serve(pipe: Connection) -> None:
     """Read the function and its context, then item by item, and answer each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):
         given = pipe.recv_bytes()

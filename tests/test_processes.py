@@ -32,6 +32,9 @@ def square(context: bytes, item: Any) -> Any:
         sys.exit(0)
     if item == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if item == "terminate":
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
     if item == "end":
         os._exit(0)
     if item == "wait":
@@ -116,21 +119,49 @@ sys.path.insert(0, sys.argv[1])
 from test_processes import BIG, nothing, square
 from llmsched_gym.processes import map_processes
 if __name__ == "__main__":
-    map_processes(square, BIG, ["wait"] * 4, 2, nothing)
+    map_processes(square, BIG, eval(sys.argv[2]), 2, nothing)
 """
+
+
+def parent(folder: Path, items: list[Any]) -> list[str]:
+    """The command of a process that does these items in two more."""
+    (folder / "parent.py").write_text(PARENT)
+    return [sys.executable, str(folder / "parent.py"), str(Path(__file__).parent), repr(items)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("delay_s", KILLED_AT)
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path, delay_s: float) -> None:
-    (tmp_path / "parent.py").write_text(PARENT)
-    command = [sys.executable, str(tmp_path / "parent.py"), str(Path(__file__).parent)]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as parent:
-        process = psutil.Process(parent.pid)
+    command = parent(tmp_path, ["wait"] * 4)
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as running:
+        process = psutil.Process(running.pid)
         children: list[psutil.Process] = []
         while len(children) < 3:  # two of them, and one of Python's
             children = process.children(recursive=True)
         time.sleep(delay_s)
-        parent.kill()
+        running.kill()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
+
+
+AT_IMPORT = """
+import os, signal, sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interrupt_is_no_matter_to_a_process_that_still_imports(tmp_path: Path) -> None:
+    """A terminal sends Ctrl-C to every process, to those that Python has not set up, too."""
+    (tmp_path / "sitecustomize.py").write_text(AT_IMPORT)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = parent(tmp_path, [1, 2, 3])
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_processes_heed_what_ends_processes() -> None:
+    with pytest.raises(WorkerDied, match="was killed by signal 15"):
+        map_processes(square, b"", ["terminate", "wait"], 2, nothing)
