@@ -22,9 +22,10 @@ test: .venv/tested
 	$(BIN)/lint-imports
 	$(BIN)/mypy & typed=$$!; $(BIN)/python -m pytest -q -n 2 -m "not slow" && wait $$typed
 
-# With a check of every index in compiled code.
+# What is compiled, with a check of every index there.
+COMPILED := $(addprefix tests/,agents belief cluster env workload testbed/test_log.py test_testing.py)
 test-bounds: .venv/tested
-	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q -n 2 -m "not slow" $(COMPILED)
 
 # With the oldest versions that pyproject.toml allows.
 test-oldest: .venv-oldest/tested

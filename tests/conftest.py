@@ -8,8 +8,8 @@ import pytest
 from hypothesis import settings
 
 # The same examples in every run, so that a failure is of what was changed; others in every run of
-# `make test-search`. A busy machine is no failure.
-settings.register_profile("same", deadline=None, derandomize=True)
+# `make test-search`, and more of them. A busy machine is no failure.
+settings.register_profile("same", deadline=None, derandomize=True, max_examples=50)
 settings.register_profile("search", deadline=None)
 settings.load_profile("same")
 

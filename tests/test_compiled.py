@@ -94,6 +94,7 @@ def stamped(folder: Path, *modules: str) -> tuple[Path, dict[str, set[str]]]:
     return Path(where), {module: set(names) for module, names in changed.items()}
 
 
+@pytest.mark.slow
 def test_an_edit_is_seen_at_once_wherever_it_is(tmp_path: Path, package: Path) -> None:
     def asked() -> tuple[int, bool]:
         """The answer, and whether it was compiled before."""
@@ -134,6 +135,7 @@ def test_every_way_to_import_counts(tmp_path: Path) -> None:
         assert files[f"pkg.{name}"] - {"__init__.py"} == expected, name
 
 
+@pytest.mark.slow
 def test_kernels_depend_on_all_that_they_call_and_read(tmp_path: Path) -> None:
     package = tmp_path / "llmsched_gym"
     only_code = shutil.ignore_patterns("__pycache__", "checkpoints")

@@ -71,6 +71,7 @@ def test_any_module_can_be_imported_first(tmp_path: Path) -> None:
     assert failures([f"import {name}" for name in names], tmp_path) == []
 
 
+@pytest.mark.slow
 def test_any_room_can_be_imported_first_with_all_that_it_offers(tmp_path: Path) -> None:
     rooms = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
     assert set(ROOMS) < set(rooms)

@@ -28,6 +28,7 @@ from llmsched_gym.plotting import (
     save,
     shown_label,
 )
+from support.sampled import sampled
 
 ODD = ("$_$", "usd$_$eur", "$\\frac$", "a$b", "_hidden", "x^{", "100 %", "\\", "\x1b[31m", "\ud800",
        "a\nb", "\x00", "作業", "[red]x", "&lt;{}")  # fmt: skip
@@ -77,7 +78,7 @@ def test_a_figure_that_fails_costs_a_line(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("backend", ["nonsense", "module://nowhere", "TkAgg", ""])
+@sampled("backend", ["nonsense", "module://nowhere", "TkAgg", ""])
 def test_no_backend_matters(tmp_path: Path, backend: str) -> None:
     program = (
         "from llmsched_gym.plotting import new_figure, save\n"

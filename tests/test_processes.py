@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from llmsched_gym.processes import WorkerDied, map_processes
+from support.sampled import sampled
 
 BIG = b"x" * 4_000_000  # more than any pipe holds
 
@@ -87,10 +88,10 @@ def test_what_cannot_be_sent_is_an_error() -> None:
         map_processes(square, lambda: None, [1, 2], 2, nothing)
 
 
-KILLED_AT = (0.0, 0.1, *(pytest.param(at, marks=pytest.mark.slow) for at in (0.02, 0.3)))
+KILLED_AT = (0.0, 0.02, 0.1, 0.3)
 
 
-@pytest.mark.parametrize("delay_s", KILLED_AT)
+@sampled("delay_s", KILLED_AT, every=4)
 def test_a_process_that_is_killed_at_its_birth_is_missed(delay_s: float) -> None:
     """It read nothing of what it was sent, which is more than a pipe holds."""
 
@@ -130,7 +131,7 @@ def parent(folder: Path, items: list[Any]) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("delay_s", KILLED_AT)
+@sampled("delay_s", KILLED_AT, every=4)
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path, delay_s: float) -> None:
     command = parent(tmp_path, ["wait"] * 4)
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as running:

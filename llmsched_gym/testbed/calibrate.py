@@ -242,13 +242,14 @@ class _Traits:
 async def _traits(bench: _Bench, prompt: int) -> _Traits:
     """How prompts share the engine."""
     others = min(2, bench.slots - 1)
-    apart, chunks = [], []
+    apart: list[bool] = []
+    chunks: list[int] = []
     for _ in range(5):
         tokens, first_s, begun = await _joined(bench, others, prompt, 8)
         usual = float(np.median(np.diff(tokens[:BEFORE])))
-        apart.append(np.abs(tokens - first_s).min() / usual)
+        apart.append(np.abs(tokens - first_s).min() > 0.5 * usual)
         chunks.append(_chunks(tokens, first_s, begun))
-    if np.median(apart) > 0.5:  # of an iteration
+    if np.median(apart):  # mostly more than half an iteration
         return _Traits(None)
     return _Traits(await _budget(bench, others, prompt, round(float(np.median(chunks)))))
 

@@ -23,6 +23,7 @@ from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.evaluation.episodes import episode_seeds
 from llmsched_gym.evaluation.results import REFERENCES
 from llmsched_gym.workload.mixes import WORKLOADS, make_workload
+from support.sampled import sampled
 
 ROOT = Path(__file__).parents[2]
 TINY = ("episodes=2", "num_jobs=10", "processes=1", "workload.load=2")
@@ -356,7 +357,7 @@ def one_line(code: int, out: str, err: str) -> str:
     return err
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("arguments", "message"),
     [
         ("policy=best", "policy: unknown 'best', choose from argus, "),
@@ -428,19 +429,19 @@ def test_bad_input_ends_with_one_line(command: Command, arguments: str, message:
     assert message in line
 
 
-def test_bad_input_in_a_process_of_its_own(tmp_path: Path) -> None:
-    for argument in ("policy=best", "cluster=custom", "policy.epsilon=2"):
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "evaluate.py"), *TINY, *GENERATED, argument],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith("evaluate.py: ")
-        assert done.stderr.count("\n") == 1
-        assert not list(tmp_path.iterdir())
+@sampled("argument", ["policy=best", "cluster=custom", "policy.epsilon=2"])
+def test_bad_input_in_a_process_of_its_own(tmp_path: Path, argument: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "evaluate.py"), *TINY, *GENERATED, argument],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("evaluate.py: ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 WRONG_POLICIES = """

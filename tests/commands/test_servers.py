@@ -22,6 +22,7 @@ from llmsched_gym.cluster.calibration import write_cluster
 from llmsched_gym.cluster.preset import Cluster, load_cluster
 from llmsched_gym.commands import evaluate, train
 from llmsched_gym.testbed import EventLog, Fault
+from support.sampled import sampled
 from support.servers import PROFILE, SCALES, SLOTS, SLOW, fake_servers
 
 ROOT = Path(__file__).parents[2]
@@ -285,7 +286,7 @@ def one_line(code: int, out: str, err: str) -> str:
     return err
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("arguments", "message"),
     [
         ("testbed.url=http://127.0.0.1:9", "testbed.url: http://127.0.0.1:9: Connection refused"),

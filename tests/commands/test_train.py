@@ -20,6 +20,7 @@ from llmsched_gym.agents.learning.checkpoint import load, save
 from llmsched_gym.commands import evaluate, train
 from llmsched_gym.commands.groups import training_groups
 from llmsched_gym.files import LOCK, locked
+from support.sampled import sampled
 
 ROOT = Path(__file__).parents[2]
 GENERATED = ("workload=task_automation", "workload.jobs_per_application=40")
@@ -205,7 +206,7 @@ def one_line(code: int, out: str, err: str) -> str:
     return err
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("arguments", "message"),
     [
         ("agent=best", "agent: unknown 'best', choose from custom, decima, gnn, ppo"),
@@ -348,6 +349,7 @@ def test_secrets_stay_where_they_are(command: Command, monkeypatch: pytest.Monke
     assert "made with seed=7, cannot go on with seed=8" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -20,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from llmsched_gym.agents import find_policy
 from llmsched_gym.commands import evaluate, train
 from support.pages import ROOT, Command, commands, text_of
+from support.sampled import sampled
 
 COMMANDS = commands()
 MAINS = {
@@ -80,7 +81,7 @@ def replaced(argument: str) -> str:
     return argument
 
 
-@pytest.mark.parametrize("command", of(*MAINS), ids=ids)
+@sampled("command", of(*MAINS), every=6, ids=ids)
 def test_options_and_choices_are_there(run_main: Callable[..., Any], command: Command) -> None:
     main = MAINS[program(command)]
     arguments = command.words[command.words.index(program(command)) + 1 :]

@@ -16,6 +16,7 @@ from llmsched_gym.env.features import COSTLY, JOB, STAGE
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.env.vector import LLMSchedVectorEnv
 from llmsched_gym.evaluation.episodes import play
+from support.sampled import sampled
 
 SIZES: dict[str, Any] = {"num_jobs": 6, "load": 3.0, "max_stages": 128}
 WHERE = {"gittins_s": ("jobs", JOB), "uncertainty_reduction": ("stages", STAGE)}
@@ -46,7 +47,7 @@ def without(observation: Observation, names: set[str]) -> dict[str, NDArray[Any]
     return seen
 
 
-@pytest.mark.parametrize("belief", ["prior", "bayes", "oracle"])
+@sampled("belief", ["bayes", "prior", "oracle"])
 @pytest.mark.parametrize("wanted", CHOICES)
 def test_others_are_zero_and_the_rest_is_as_ever(belief: str, wanted: Any) -> None:
     unwanted, told = set(COSTLY) - set(wanted), dict.fromkeys(COSTLY, 0.0)

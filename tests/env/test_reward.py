@@ -17,6 +17,7 @@ from llmsched_gym.env.reward import REWARDS, RewardError, Slo, Step, jct, reward
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.env.vector import LLMSchedVectorEnv
 from support.comparing import check_same
+from support.sampled import sampled
 
 SMALL: dict[str, Any] = {"workload": "planning", "num_jobs": 8, "load": 3.0, "belief": "none"}
 
@@ -54,7 +55,7 @@ def test_the_return_of_slowdown_is_minus_the_sum_of_slowdowns(seed: int) -> None
     assert total == pytest.approx(-slowdowns.sum(), rel=1e-9)
 
 
-@pytest.mark.parametrize("factor", [0.5, 1.0, 1.5, 2.0, 3.0, 1e9])
+@sampled("factor", [0.5, 1.0, 1.5, 2.0, 3.0, 1e9])
 def test_the_return_of_slo_is_minus_the_jobs_that_missed_their_deadline(factor: float) -> None:
     for seed in range(5):
         total, env = played(Slo(factor), seed)
@@ -80,10 +81,7 @@ def test_slowdown_of_a_truncated_episode_counts_the_time_so_far() -> None:
     assert total == pytest.approx(-(np.maximum(there, 0) / alone_s(env)).sum(), rel=1e-9)
 
 
-OTHER_MODES = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("SameStep", "Disabled")]
-
-
-@pytest.mark.parametrize("mode", ["NextStep", *OTHER_MODES])
+@sampled("mode", ["NextStep", "SameStep", "Disabled"])
 @pytest.mark.parametrize("reward", [*REWARDS, Slo(1.2), own], ids=[*REWARDS, "Slo", "own"])
 def test_each_cluster_is_the_single_environment(mode: str, reward: Any) -> None:
     count, options = 3, {**SMALL, "num_jobs": 3, "reward": reward}

@@ -15,6 +15,7 @@ from llmsched_gym.env.scenario import BELIEFS
 from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.env.vector import LLMSchedVectorEnv
 from support.comparing import check_same
+from support.sampled import sampled
 
 SMALL: dict[str, Any] = {
     "workload": "mixed",
@@ -42,7 +43,7 @@ def random_actions(rng: np.random.Generator, masks: Any, illegal: float) -> Any:
     return np.where(rng.random(len(masks)) < illegal, anything, legal)
 
 
-@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+@sampled("mode", ["NextStep", "SameStep", "Disabled"])
 @pytest.mark.parametrize("belief", BELIEFS)
 def test_each_cluster_is_the_single_environment(mode: str, belief: str) -> None:
     count = 3

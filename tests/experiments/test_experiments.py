@@ -32,6 +32,7 @@ from llmsched_gym.workload.bank import JobBank
 from llmsched_gym.workload.job import Job, Kind, LLMTask, RegularTask, Stage
 from llmsched_gym.workload.mixes import make_workload
 from support.refusals import refused
+from support.sampled import sampled
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -227,7 +228,7 @@ def command(run_main: Command) -> Command:
     return run
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("argument", "message"),
     [
         ("experiment=best", "choose from beyond, paper, paper_quick, robustness, suite, traces"),
@@ -310,6 +311,7 @@ def test_a_report_needs_its_extra(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_has_changed_is_played_again(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ def copy(tables: Path, folder: Path, *without: str) -> None:
             (folder / file.name).write_bytes(file.read_bytes())
 
 
+@pytest.mark.slow
 def test_draws_every_figure_and_the_same_from_the_same_tables(tables: Path, tmp_path: Path) -> None:
     copy(tables, tmp_path)
     drawn = draw_all(tmp_path)

@@ -23,6 +23,7 @@ from llmsched_gym.experiments.robustness import plan_robustness
 from llmsched_gym.experiments.tables import Measured, Played
 from llmsched_gym.workload.mixes import make_workload
 from support.refusals import refused
+from support.sampled import sampled
 
 TINY = (
     *("experiment=robustness", "experiment.workloads=[planning]", "processes=1"),
@@ -205,7 +206,7 @@ def test_a_change_cannot_have_a_name_that_places_are_split_at(tmp_path: Path) ->
         plan_robustness(given, {"name": "planning"}, cluster, BeliefSettings(), 0, tmp_path)
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("argument", "message"),
     [
         ("+experiment.changes.a={past_job:5}", "unknown option 'experiment.changes.a.past_job'"),

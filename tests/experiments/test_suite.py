@@ -29,6 +29,7 @@ from llmsched_gym.experiments.suite import ENDS
 from llmsched_gym.metrics import Estimate
 from support.html import Page
 from support.refusals import refused
+from support.sampled import sampled
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -212,7 +213,7 @@ def test_the_policy_of_the_command_line_plays(command: Command) -> None:
     assert about["policies"]["srtf"]["options"] == {"demand": "own"}
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("argument", "message"),
     [
         ("experiment.scenarios=[fact_cheking]", "experiment.scenarios: unknown 'fact_cheking'"),

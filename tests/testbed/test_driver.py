@@ -28,6 +28,7 @@ from llmsched_gym.testbed.faults import Fault
 from llmsched_gym.workload.job import Kind
 from support.live import EXCLUSIVE, FAST, MIXED, check_episode, cluster, near, on, play, workload
 from support.quiet import agree
+from support.sampled import sampled
 from support.virtual import virtually
 
 SLOTS = 4
@@ -51,11 +52,8 @@ def test_where_nothing_takes_time_but_the_engines_it_is_the_simulator(
             np.testing.assert_allclose(jct_s, simulated.job_table()["jct_s"], rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "profile",
-    [EXCLUSIVE, pytest.param(MIXED, marks=pytest.mark.slow)],
-    ids=lambda profile: profile.name,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", [EXCLUSIVE, MIXED], ids=lambda profile: profile.name)
 def test_it_agrees_with_the_simulator_in_real_time(profile: LatencyProfile) -> None:
     options: dict[str, Any] = {"num_jobs": 20, "workload": workload(jobs=40), "belief": "prior"}
     options["arrival_rate"] = 12.0
@@ -97,7 +95,7 @@ def test_servers_count_what_was_asked_for() -> None:
 # --- When something goes wrong --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@sampled(
     "fault",
     [
         Fault("refuse", first=3, count=2),
@@ -111,6 +109,7 @@ def test_servers_count_what_was_asked_for() -> None:
         Fault("die", first=6, after=2, seconds=0.4),
         Fault("freeze", first=6, after=1, seconds=1.2),
     ],
+    every=4,
     ids=lambda fault: f"{fault.kind}-{fault.first}",
 )
 def test_tasks_are_asked_for_again_and_none_is_lost(fault: Fault) -> None:
@@ -127,7 +126,7 @@ def test_tasks_are_asked_for_again_and_none_is_lost(fault: Fault) -> None:
         assert server.counters["requests_processing_max"] <= SLOTS
 
 
-@pytest.mark.parametrize("kind", ["400", "404", "few", "usage", "nousage", "garbage", "context"])
+@sampled("kind", ["400", "404", "few", "usage", "nousage", "garbage", "context"], every=4)
 def test_what_cannot_get_better_ends_the_episode_at_once(kind: str) -> None:
     with (
         near(FAST, SLOTS, Fault(kind, first=5)) as server,
@@ -241,8 +240,8 @@ def _command(number: int, frame: Any) -> None:
     raise Interrupted
 
 
-@pytest.mark.parametrize("handler", [signal.default_int_handler, _command])
-@pytest.mark.parametrize("after_s", [0.1, 0.25])
+@sampled("handler", [_command, signal.default_int_handler])
+@sampled("after_s", [0.25, 0.1])
 def test_ctrl_c_leaves_nothing_behind_and_what_was_measured(after_s: float, handler: Any) -> None:
     with near(FAST, SLOTS) as server, on(Servers(server.url, SLOTS), belief="prior") as env:
         play(env)  # compiles

@@ -22,6 +22,7 @@ from llmsched_gym.testbed.client import Answer, Client, Unavailable
 from llmsched_gym.testbed.fake import Engine, FakeServer, Sequence, fake_server
 from llmsched_gym.testbed.faults import FAULTS, Fault
 from llmsched_gym.testbed.prompts import prompt_ids
+from support.sampled import sampled
 from support.sockets import guarded_sockets
 
 Run = Callable[[Any], Any]
@@ -149,7 +150,7 @@ async def until_well(client: Client) -> None:
 
 
 @pytest.mark.parametrize("kind", ["die", "freeze", "loading"])
-@pytest.mark.parametrize("after", [0, 2])
+@sampled("after", [0, 2])
 def test_what_hits_the_whole_server_passes(run: Run, kind: str, after: int) -> None:
     async def play() -> None:
         fault = Fault(kind, first=1, after=after, seconds=1.0)

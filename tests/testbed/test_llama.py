@@ -72,6 +72,7 @@ def long_job() -> Workload:
     return Workload("long", bank, bank, Poisson())
 
 
+@pytest.mark.slow
 def test_a_server_may_be_killed_and_come_back() -> None:
     options: dict[str, Any] = {"num_jobs": 20, "workload": workload(jobs=40), "arrival_rate": 12.0}
     with ExitStack() as stack:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from llmsched_gym.errors import InputError
 from llmsched_gym.testbed import Answer, Fault, Servers
 from llmsched_gym.testbed.probe import _at_once, probe_largest, probe_slots
+from support.sampled import sampled
 from support.servers import PROFILE, SLOTS, fake_servers
 
 
@@ -25,7 +26,7 @@ def test_slots_that_are_there(urls: tuple[str, ...], slots: int) -> None:
     probe_slots(Servers(urls, slots))
 
 
-@pytest.mark.parametrize("slots", [SLOTS + 1, 3 * SLOTS])
+@sampled("slots", [SLOTS + 1, 3 * SLOTS])
 def test_slots_that_are_not(urls: tuple[str, ...], slots: int) -> None:
     with pytest.raises(InputError) as error:
         probe_slots(Servers(urls, slots))

@@ -20,6 +20,7 @@ from llmsched_gym.workload.arrivals import (
     Recorded,
 )
 from llmsched_gym.workload.fitting import arrivals as fitting
+from support.sampled import sampled
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 PROCESSES: list[Arrivals] = [
@@ -71,7 +72,7 @@ def test_interrupted_poisson_has_gaps_and_pauses_of_the_rate() -> None:
         assert abs(np.corrcoef(gaps[:-lag], gaps[lag:])[0, 1]) < 0.01
 
 
-@pytest.mark.parametrize(("jobs_per_burst", "quiet"), [(20, 0.6), (5, 0.9), (143, 0.826)])
+@sampled(("jobs_per_burst", "quiet"), [(20, 0.6), (5, 0.9), (143, 0.826)])
 def test_interrupted_poisson_has_the_dispersion_that_it_says(
     jobs_per_burst: float, quiet: float
 ) -> None:

@@ -30,6 +30,7 @@ from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.workload.mixes import make_workload
 from support import runs
 from support.runs import ENVIRONMENT, finish, rows, stopped, training
+from support.sampled import sampled
 
 TINY = PPOOptions(  # episodes of 40 to 50 decisions go on from one iteration to the next
     iterations=4,
@@ -140,7 +141,7 @@ def test_checkpoints_on_the_way_change_nothing(uninterrupted: Path, tmp_path: Pa
     assert learnt(tmp_path) == learnt(uninterrupted)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@sampled("error", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize(
     ("place", "name", "call", "when", "done"),
     [
