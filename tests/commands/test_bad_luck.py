@@ -230,6 +230,6 @@ def test_a_kill_at_a_random_moment(tmp_path: Path, whole: bytes) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("seed", [1, 2, *range(100, 140)])
+@pytest.mark.parametrize("seed", range(1, 11))
 def test_kills_at_many_random_moments(tmp_path: Path, whole: bytes, seed: int) -> None:
     check_after_a_kill(tmp_path, seed, whole)

@@ -69,8 +69,10 @@ def test_an_engine_is_found_by_its_server(true: LatencyProfile) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("slots", [2, 5])
-@pytest.mark.parametrize("budget", [None, 32, 50, 100, 128, 2048])
+@pytest.mark.parametrize(
+    ("budget", "slots"),
+    [(None, 2), (None, 5), (32, 5), (50, 2), (100, 5), (128, 2), (2048, 5)],
+)
 def test_traits_and_times_of_many_engines(budget: int | None, slots: int) -> None:
     true = EXCLUSIVE if budget is None else replace(MIXED, token_budget=budget)
     calibrated(true, slots, 256)
