@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from llmsched_gym.agents.base import POLICIES
+from llmsched_gym.agents.learning.curve import learning_curve
 from llmsched_gym.evaluation.figures import jct_by_policy, jct_cdf
 from llmsched_gym.metrics import Estimate
 from llmsched_gym.plotting import (
@@ -151,6 +152,14 @@ def test_no_text_is_cut_and_no_figure_higher_than_a_screen(policies: int) -> Non
     for figure in figures:
         assert_nothing_is_cut(figure)
     assert len({shown_label(label, ()) for label in labels}) == policies
+
+
+@pytest.mark.parametrize("others", [0, 1, 6])
+@pytest.mark.parametrize("above", [1.0, 9.0])
+def test_no_text_of_a_learning_curve_is_cut(others: int, above: float) -> None:
+    compared = {f"resource_srtf_{number}": 1234.5 * above for number in range(others)}
+    figure = learning_curve([0, 1e6], [1240.0, 1230.0], compared, "decima", "tool_agent")
+    assert_nothing_is_cut(figure)
 
 
 def assert_nothing_is_cut(figure: Figure) -> None:

@@ -35,7 +35,7 @@ def learning_curve(
     title
         Of the figure.
     """
-    figure, axes = new_figure(title, height=4.0)
+    figure, axes = new_figure(title, height=4.4)
     curve = np.asarray(jct_s, dtype=np.float64)
     best = min([curve.min(), *compared_s.values()])
     top = min(1.3 * best, max(1.1 * best, 1.01 * curve.max()))
@@ -52,5 +52,16 @@ def learning_curve(
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.set_xlabel("decisions learnt from")
     axes.set_ylabel("mean JCT on held-out episodes, s")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    _legend_below(figure)
     return figure
+
+
+def _legend_below(figure: Figure) -> None:
+    """In as many columns as there is room for."""
+    for columns in (3, 2, 1):
+        legend = figure.legend(
+            loc="outside lower center", ncols=columns, frameon=False, fontsize="small"
+        )
+        if columns == 1 or legend.get_window_extent().width < figure.bbox.width:
+            return
+        legend.remove()
