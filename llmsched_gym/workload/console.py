@@ -1,4 +1,4 @@
-"""What the commands of this room share: a parser and a line for each error."""
+"""What commands of single modules share: a parser and a line for each error."""
 
 from __future__ import annotations
 

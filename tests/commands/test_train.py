@@ -101,7 +101,7 @@ def test_train_then_evaluate(command: Command, agent: str) -> None:
     assert agent in json.loads(Path("eval/summary.json").read_text())["policies"]
 
 
-@pytest.mark.parametrize("agent", ["decima", pytest.param("ppo", marks=pytest.mark.slow)])
+@sampled("agent", ["decima", "ppo"])
 def test_another_reward(command: Command, agent: str) -> None:
     """It is learnt from, but held-out episodes are judged by their JCT as ever."""
     Path("module_of_mine.py").write_text(

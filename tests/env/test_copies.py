@@ -17,6 +17,7 @@ from llmsched_gym.env.scheduling import LLMSchedEnv
 from llmsched_gym.env.vector import LLMSchedVectorEnv
 from llmsched_gym.workload.mixes import make_workload
 from support.comparing import check_same
+from support.sampled import sampled
 
 SMALL: dict[str, Any] = {"workload": "planning", "num_jobs": 5}
 
@@ -229,7 +230,7 @@ def learner(clusters: LLMSchedVectorEnv, **buffer: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("hold", [pytest.param(True, marks=pytest.mark.slow), False])
+@sampled("hold", [False, True])
 def test_a_model_is_saved_loaded_and_goes_on(tmp_path: Path, hold: bool) -> None:
     from sb3_contrib import MaskablePPO
 

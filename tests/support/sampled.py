@@ -11,7 +11,7 @@ def sampled(
 ) -> pytest.MarkDecorator:
     """``pytest.mark.parametrize``, but most cases are in the slow suite.
 
-    In the quick one are the first and every third after it.
+    In the quick one are the first and each ``every``-th after it.
     """
     several = not isinstance(names, str)
     given = [

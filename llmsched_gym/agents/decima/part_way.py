@@ -8,13 +8,12 @@ that pay there can go too far in longer queues; docs/training.md shows by how mu
 
 from __future__ import annotations
 
-import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from llmsched_gym.agents.decima.policy import Decima
 from llmsched_gym.agents.learning import checkpoint
-from llmsched_gym.errors import one_line
+from llmsched_gym.workload.console import Parser, run
 
 
 def part_way(path: Path, share: float, to: Path) -> None:
@@ -39,19 +38,20 @@ def part_way(path: Path, share: float, to: Path) -> None:
     checkpoint.save(to, network.state_dict(), kept | {"share": share})
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command: 0, or 2 after one line for bad input."""
+    parser = Parser("part_way", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="that train.py has written")
     parser.add_argument("share", type=float, help="of the way, from 0 to 1")
     parser.add_argument("to", type=Path, help="the file to write")
-    given = parser.parse_args()
-    try:
+    given = parser.parse_args(arguments)
+
+    def command() -> int:
         part_way(given.checkpoint, given.share, given.to)
-    except (ValueError, OSError) as error:
-        print(f"part_way: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        return 0
+
+    return run(parser.prog, command)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
